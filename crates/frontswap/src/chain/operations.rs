@@ -1,0 +1,294 @@
+//! What a front end calls: store, load, and the invalidations.
+
+use std::sync::atomic::Ordering;
+
+use super::roster::{AreaState, Roster};
+use super::{Chain, Stored};
+use crate::backend::{Answer, Loaded, Reject};
+use crate::counters::Event;
+use crate::error::{Error, Kind};
+use crate::key::{Area, Key};
+use crate::member::{Member, State};
+use crate::page::{Checksum, Page};
+use crate::place::{Place, RECORD_WORDS, Record, Seat};
+use crate::table::Entry;
+
+/// A locked entry of the map.
+pub(super) type MapEntry<'a> = Entry<'a, RECORD_WORDS>;
+
+/// A store that finds a fast backend full makes room this often before the page goes further down.
+const MAKE_ROOM_ROUNDS_MAX: u32 = 4;
+
+impl Chain {
+    /// Offers a page to the backends in order, until one accepts (rule F1).
+    ///
+    /// # Errors
+    /// The area is not initialised, or the offset is past its end. A backend that fails is taken out
+    /// of storing and the next is asked: that is no error here.
+    pub fn store(&self, key: Key, page: &Page) -> Result<Stored, Error> {
+        let before = self.roster.read(key);
+        before.area(key)?;
+        if before.members.is_empty() && self.map.is_empty() {
+            return Ok(self.reject(before.area(key)?, key, Reject::NoBackend));
+        }
+        let mut entry = self.map.lock(key);
+        let roster = self.roster.fresh(&before, key);
+        let area = roster.area(key)?;
+        // Rule F2: whatever is offered next, the old copy is gone before anybody is asked.
+        self.forget(&roster, area, &mut entry);
+        if roster.members.is_empty() {
+            return Ok(self.reject(area, key, Reject::NoBackend));
+        }
+        if !area.is_open.load(Ordering::Acquire) {
+            return Ok(self.reject(area, key, Reject::NoArea));
+        }
+        if let Some(word) = page.same_filled() {
+            self.hold(area, &mut entry, Record::same_filled(word));
+            return Ok(Stored::SameFilled);
+        }
+        match self.offer(&roster, key, page) {
+            Ok((seat, place)) => {
+                self.hold(area, &mut entry, Record::held(place, page.checksum()));
+                roster.member(seat).counters.page_came();
+                Ok(Stored::In(seat))
+            }
+            Err(reason) => Ok(self.reject(area, key, reason)),
+        }
+    }
+
+    /// Copies a page out, checks it, and forgets it if `exclusive` (rule F7). False when nothing is
+    /// held. On an error the bytes in `out` mean nothing.
+    ///
+    /// # Errors
+    /// The area is not initialised, the offset is past its end, or the page is held and cannot be
+    /// given back: damaged, lost, or unreadable (rule B10).
+    pub fn load(&self, key: Key, out: &mut Page, exclusive: bool) -> Result<bool, Error> {
+        let before = self.roster.read(key);
+        let area = before.area(key)?;
+        let Some(mut entry) = self.map.lock_existing(key).filter(|entry| !entry.is_vacant()) else {
+            self.counters.count(key, Event::LoadMissing);
+            area.counters.count(key, Event::LoadMissing);
+            return Ok(false);
+        };
+        let roster = self.roster.fresh(&before, key);
+        let area = roster.area(key)?;
+        let result = self.copy_out(&roster, &mut entry, out);
+        let event = if result.is_ok() { Event::Load } else { Event::LoadError };
+        self.counters.count(key, event);
+        area.counters.count(key, event);
+        result?;
+        if exclusive {
+            self.forget(&roster, area, &mut entry);
+        } else {
+            self.consider_promotion(&roster, &mut entry, out);
+        }
+        Ok(true)
+    }
+
+    /// Forgets one page. Cannot fail.
+    pub fn invalidate_page(&self, key: Key) {
+        let Some(mut entry) = self.map.lock_existing(key).filter(|entry| !entry.is_vacant()) else { return };
+        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let Ok(area) = roster.area(key) else { return };
+        self.forget(&roster, area, &mut entry);
+        self.counters.count(key, Event::Invalidate);
+        area.counters.count(key, Event::Invalidate);
+    }
+
+    /// Forgets a whole area; stores to it are rejected until it is initialised again. Cannot fail.
+    pub fn invalidate_area(&self, area: Area) {
+        let _changes = self.lock_changes();
+        self.invalidate_area_in(&self.roster.current(), area);
+    }
+
+    pub(super) fn invalidate_area_in(&self, roster: &Roster, area: Area) {
+        let Some(state) = roster.open_area(area) else { return };
+        // A store that is on its way holds its key, and the sweep waits for it; one that comes later
+        // sees the area closed.
+        state.is_open.store(false, Ordering::Release);
+        self.map.for_each_in_area(area, |key, entry| {
+            self.forget(roster, state, entry);
+            self.counters.count(key, Event::Invalidate);
+            state.counters.count(key, Event::Invalidate);
+        });
+        for seated in &roster.members {
+            seated.member.backend().invalidate_area(area);
+        }
+        self.map.trim();
+    }
+
+    /// Asks the backends in order; who took the page, or the last reason.
+    fn offer(&self, roster: &Roster, key: Key, page: &Page) -> Result<(Seat, Place), Reject> {
+        let mut last = Reject::Closing;
+        for (position, seated) in roster.members.iter().enumerate() {
+            match self.offer_one(roster, position, key, page) {
+                Answer::Accepted if !self.options.writethrough => {
+                    return Ok((seated.seat, Place::In(seated.seat)));
+                }
+                Answer::Accepted => {
+                    return Ok((seated.seat, self.write_through(roster, seated.seat, key, page)?));
+                }
+                Answer::Rejected(reason) => last = reason,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks one backend. A full one hands its coldest pages down first, so that a hot page is not
+    /// sent past it to the disk (rule F11); ahead of need that is the worker's job.
+    fn offer_one(&self, roster: &Roster, position: usize, key: Key, page: &Page) -> Answer {
+        let member = &roster.members[position].member;
+        for round in 0.. {
+            match member.store(key, page) {
+                Ok(Answer::Rejected(Reject::Full)) => {
+                    self.worker.kick();
+                    if round == MAKE_ROOM_ROUNDS_MAX || !self.make_room(roster, position) {
+                        return Answer::Rejected(Reject::Full);
+                    }
+                }
+                Ok(answer) => return answer,
+                // It is broken now, and counted; what it says of this key no longer matters.
+                Err(_) => {
+                    member.backend().invalidate_page(key);
+                    return Answer::Rejected(Reject::Closing);
+                }
+            }
+        }
+        unreachable!("the rounds are bounded")
+    }
+
+    /// Rule F6: the page is safe once the slow swap has it too.
+    fn write_through(&self, roster: &Roster, seat: Seat, key: Key, page: &Page) -> Result<Place, Reject> {
+        let slow = roster.slow().ok_or(Reject::Closing)?;
+        if slow.seat == seat {
+            return Ok(Place::In(seat));
+        }
+        match slow.member.store(key, page) {
+            Ok(Answer::Accepted) => {
+                slow.member.counters.page_came();
+                Ok(Place::InBoth(seat))
+            }
+            refused => {
+                roster.member(seat).backend().invalidate_page(key);
+                slow.member.backend().invalidate_page(key);
+                Err(if let Ok(Answer::Rejected(reason)) = refused { reason } else { Reject::Closing })
+            }
+        }
+    }
+
+    /// Loads from one backend and checks the bytes.
+    pub(super) fn load_checked(
+        &self,
+        member: &Member,
+        key: Key,
+        expected: Checksum,
+        out: &mut Page,
+    ) -> Result<(), Error> {
+        let (kind, found) = match member.load(key, out)? {
+            Loaded::Loaded => {
+                let found = out.checksum();
+                if found == expected {
+                    return Ok(());
+                }
+                (Kind::PageCorrupt, found)
+            }
+            Loaded::Missing => (Kind::PageLost, expected),
+        };
+        member.counters.count(key, Event::LoadError);
+        let fields: [(&'static str, &dyn std::fmt::Display); 5] = [
+            ("backend", &member.name()),
+            ("area", &key.area),
+            ("offset", &key.offset),
+            ("found", &found),
+            ("expected", &expected),
+        ];
+        Err(Error::new(kind, &fields))
+    }
+
+    /// Copies out the page of an entry that is not vacant.
+    pub(super) fn copy_out(
+        &self,
+        roster: &Roster,
+        entry: &mut MapEntry<'_>,
+        out: &mut Page,
+    ) -> Result<(), Error> {
+        let record = Record::from_words(entry.get());
+        match record.place {
+            Place::Vacant => unreachable!("the caller has looked"),
+            Place::SameFilled => {
+                out.fill(record.word());
+                Ok(())
+            }
+            Place::In(seat) => self.load_checked(roster.member(seat), entry.key(), record.checksum(), out),
+            Place::InBoth(seat) => self.load_either(roster, seat, entry, out),
+        }
+    }
+
+    /// Loads a page that is in a fast backend and in the slow swap: whichever gives it back. When
+    /// the fast copy is gone or wrong, it is forgotten.
+    fn load_either(
+        &self,
+        roster: &Roster,
+        seat: Seat,
+        entry: &mut MapEntry<'_>,
+        out: &mut Page,
+    ) -> Result<(), Error> {
+        let record = Record::from_words(entry.get());
+        let fast = roster.member(seat);
+        let Err(error) = self.load_checked(fast, entry.key(), record.checksum(), out) else { return Ok(()) };
+        let Some(slow) = roster.slow() else { return Err(error) };
+        self.load_checked(&slow.member, entry.key(), record.checksum(), out)?;
+        self.fall_back(roster, entry, seat);
+        Ok(())
+    }
+
+    /// Records a page that was accepted.
+    fn hold(&self, area: &AreaState, entry: &mut MapEntry<'_>, record: Record) {
+        let key = entry.key();
+        let is_same_filled = record.place == Place::SameFilled;
+        entry.set(record.to_words());
+        for counters in [&self.counters, &area.counters] {
+            counters.count(key, Event::SuccStore);
+            counters.page_came();
+            if is_same_filled {
+                counters.same_filled(true);
+            }
+        }
+    }
+
+    /// Forgets a page wherever it is. Leaves the entry vacant.
+    pub(super) fn forget(&self, roster: &Roster, area: &AreaState, entry: &mut MapEntry<'_>) {
+        if entry.is_vacant() {
+            return;
+        }
+        let key = entry.key();
+        let place = Record::from_words(entry.get()).place;
+        if let Place::In(seat) | Place::InBoth(seat) = place {
+            let member = roster.member(seat);
+            member.invalidate_page(key);
+            member.counters.page_went();
+        }
+        if let (Place::InBoth(_), Some(slow)) = (place, roster.slow()) {
+            slow.member.invalidate_page(key);
+            slow.member.counters.page_went();
+        }
+        for counters in [&self.counters, &area.counters] {
+            counters.page_went();
+            if place == Place::SameFilled {
+                counters.same_filled(false);
+            }
+        }
+        entry.clear();
+    }
+
+    fn reject(&self, area: &AreaState, key: Key, reason: Reject) -> Stored {
+        self.counters.reject(key, reason);
+        area.counters.reject(key, reason);
+        Stored::Rejected(reason)
+    }
+
+    /// Whether somebody after `position` may take a page.
+    pub(super) fn can_demote_from(roster: &Roster, position: usize) -> bool {
+        roster.members[position + 1..].iter().any(|lower| lower.member.state() == State::Ready)
+    }
+}
