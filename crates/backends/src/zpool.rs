@@ -1,0 +1,340 @@
+//! Compressed RAM: pages as objects in an arena of spans.
+//!
+//! A store encodes the page by what its neighbourhood taught, and copies the object into a slot; a load
+//! decodes straight from the slot. Ages in the entries tell what is cold; fragmentation is moved
+//! together by [`Backend::maintain`], a shard at a time. Nothing is ever dropped to make room: a full
+//! pool rejects.
+//!
+//! Lock order: an entry, then what [`Objects`] locks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use frontswap::backend::{Answer, Backend, Description, Loaded, Reject, Usage};
+use frontswap::error::{Error, Kind};
+use frontswap::key::{Area, Bytes, Key, Pages};
+use frontswap::page::{PAGE_SIZE, Page};
+use frontswap::table::{Entry, LEAF_PAGES, PageTable};
+
+use crate::area_set::AreaSet;
+use crate::arena::machine_bytes;
+use crate::clock::{AGE_BITS, AGE_LOADED, AGE_STORED, Clock};
+use crate::codec::{self, CodecChoice, CodecName, Contexts, Memory};
+use crate::objects::{Evacuees, Handle, Objects, SPAN_BYTES};
+
+/// Part of the capacity that is kept free ahead of need, and its limit: 4 MiB are a thousand stores.
+const RESERVE_DIVISOR: u64 = 32;
+const RESERVE_BYTES_MAX: u64 = 4 << 20;
+/// Compaction starts when it would free one span in this many.
+const COMPACT_DIVISOR: u64 = 32;
+
+/// Spans have 26 bits in an entry.
+const ARENA_BYTES_MAX: u64 = (SPAN_BYTES as u64) << 26;
+
+/// What happens to a page that does not compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incompressible {
+    /// It is kept raw.
+    Keep,
+    /// It is rejected, for a backend further down.
+    Reject,
+}
+
+/// How a pool is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct ZpoolOptions {
+    /// Bytes of RAM that it may take, everything counted.
+    pub capacity: Bytes,
+    /// Which codec.
+    pub codec: CodecChoice,
+    /// zstd's level.
+    pub level: i32,
+    /// What happens to pages that do not compress.
+    pub incompressible: Incompressible,
+}
+
+/// Compressed RAM.
+pub struct Zpool {
+    table: PageTable<2>,
+    objects: Objects,
+    areas: AreaSet,
+    clock: Clock<2>,
+    contexts: Contexts,
+    memory: Memory,
+    options: ZpoolOptions,
+    capacity: AtomicU64,
+    fixed_bytes: u64,
+    pool_limit_hit: AtomicU64,
+    pages_by_codec: [AtomicU64; 8],
+    compacted_objects: AtomicU64,
+    compaction: Mutex<Compaction>,
+}
+
+/// A sweep over the table that moves objects out of the chosen spans.
+#[derive(Default)]
+struct Compaction {
+    evacuees: Evacuees,
+    /// The next shard to sweep; 0 when no sweep is under way.
+    shard: usize,
+}
+
+/// An object as its entry records it.
+///
+/// First word: bits 2 and 3 age, 4 to 11 class, 12 to 23 length less one, 24 to 27 codec, 28 to 31 the
+/// span's upper bits. Second: bits 0 to 9 slot, 10 to 31 the span's lower bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Object {
+    handle: Handle,
+    length: usize,
+    codec: CodecName,
+}
+
+impl Object {
+    fn to_words(self, age: u32) -> [u32; 2] {
+        let Handle { span, slot, class } = self.handle;
+        let first = age
+            | u32::from(class) << 4
+            | (self.length as u32 - 1) << 12
+            | (self.codec as u32) << 24
+            | (span >> 22) << 28;
+        [first, u32::from(slot) | span << 10]
+    }
+
+    /// `None` for a vacant entry.
+    fn from_words([first, second]: [u32; 2]) -> Option<Self> {
+        Some(Object {
+            handle: Handle {
+                span: (first >> 28) << 22 | second >> 10,
+                slot: (second & 1023) as u16,
+                class: (first >> 4) as u8,
+            },
+            length: (first >> 12 & 4095) as usize + 1,
+            codec: CodecName::from_number(first >> 24 & 15)?,
+        })
+    }
+}
+
+impl Zpool {
+    /// An empty pool: it takes memory as pages come.
+    ///
+    /// # Errors
+    /// The address space cannot be reserved.
+    pub fn new(options: ZpoolOptions) -> Result<Self, Error> {
+        let has_zstd = options.codec == CodecChoice::Fixed(CodecName::Zstd);
+        let contexts = Contexts::new(has_zstd, options.level);
+        // Room to grow to the whole machine; under `ulimit -v` only to what was asked for.
+        let most = machine_bytes().max(options.capacity.0).min(ARENA_BYTES_MAX);
+        let objects = Objects::new("zpool", most).or_else(|_| Objects::new("zpool", options.capacity.0))?;
+        Ok(Zpool {
+            table: PageTable::default(),
+            objects,
+            areas: AreaSet::default(),
+            clock: Clock::default(),
+            fixed_bytes: contexts.bytes() as u64 + Memory::BYTES + AreaSet::BYTES,
+            contexts,
+            memory: Memory::default(),
+            options,
+            capacity: AtomicU64::new(options.capacity.0),
+            pool_limit_hit: AtomicU64::new(0),
+            pages_by_codec: [const { AtomicU64::new(0) }; 8],
+            compacted_objects: AtomicU64::new(0),
+            compaction: Mutex::default(),
+        })
+    }
+
+    fn overhead_bytes(&self) -> u64 {
+        self.fixed_bytes + self.table.bytes()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Makes the entry vacant and frees its object.
+    fn forget(&self, entry: &mut Entry<'_, 2>) {
+        if let Some(object) = Object::from_words(entry.get()) {
+            entry.clear();
+            self.pages_by_codec[object.codec as usize].fetch_sub(1, Ordering::Relaxed);
+            self.objects.remove(object.handle, object.length);
+        }
+    }
+
+    /// What is above the capacity, and what is above it less the reserve, as bytes of pages.
+    fn excess_and_pressure(&self) -> (u64, u64) {
+        let capacity = self.capacity();
+        let overhead = self.overhead_bytes();
+        let excess = (self.objects.memory_bytes() + overhead).saturating_sub(capacity);
+        let reserve = (capacity / RESERVE_DIVISOR).min(RESERVE_BYTES_MAX);
+        let above_reserve = (self.objects.slot_bytes() + overhead + reserve).saturating_sub(capacity);
+        let pages = self.table.live().min(1 << 40);
+        let slot_bytes = self.objects.slot_bytes().max(1);
+        let in_pages = |bytes: u64| {
+            let pages = (u128::from(bytes) * u128::from(pages)).div_ceil(u128::from(slot_bytes)) as u64;
+            pages * PAGE_SIZE as u64
+        };
+        (in_pages(excess), in_pages(excess.max(above_reserve)))
+    }
+
+    /// Begins a sweep when it would free enough. True when one is under way.
+    fn begin_compaction(&self, sweep: &mut Compaction) -> bool {
+        if sweep.shard > 0 {
+            return true;
+        }
+        let memory = self.objects.memory_bytes();
+        let is_over = memory + self.overhead_bytes() > self.capacity();
+        let slack = memory.saturating_sub(self.objects.slot_bytes());
+        if slack < SPAN_BYTES as u64 || !is_over && slack < memory / COMPACT_DIVISOR {
+            return false;
+        }
+        let spans_min = if is_over { 1 } else { (memory / SPAN_BYTES as u64 / COMPACT_DIVISOR).max(1) };
+        sweep.evacuees = self.objects.evacuees(spans_min as usize);
+        !sweep.evacuees.is_empty()
+    }
+
+    fn sweep_shard(&self, sweep: &mut Compaction) {
+        for leaf in self.table.leaves_of_shard(sweep.shard) {
+            for index in 0..LEAF_PAGES {
+                let Some(mut entry) = self.table.try_lock_live(&leaf, index) else { continue };
+                let words = entry.get();
+                let Some(object) = Object::from_words(words) else { continue };
+                if !sweep.evacuees.contains_key(&object.handle.span) {
+                    continue;
+                }
+                // SAFETY: the entry is locked, so its object is in use and stays where it is.
+                let moved = unsafe { self.objects.relocate(object.handle, object.length) };
+                if let Some(handle) = moved {
+                    entry.set(Object { handle, ..object }.to_words(words[0] & AGE_BITS));
+                    self.compacted_objects.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        sweep.shard += 1;
+        if sweep.shard == self.table.shard_count() {
+            self.objects.reopen(&sweep.evacuees);
+            *sweep = Compaction::default();
+        }
+    }
+}
+
+impl Backend for Zpool {
+    fn init(&self, area: Area, _pages: Pages) -> Result<(), Error> {
+        self.areas.insert(area);
+        Ok(())
+    }
+
+    fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
+        let mut entry = self.table.lock(key);
+        self.forget(&mut entry);
+        if !self.areas.contains(key.area) {
+            return Ok(Answer::Rejected(Reject::NoArea));
+        }
+        let mut context = self.contexts.take(key);
+        let (codec, object) = self.memory.encode(self.options.codec, &mut context, key, page);
+        if codec == CodecName::Raw && self.options.incompressible == Incompressible::Reject {
+            return Ok(Answer::Rejected(Reject::CompressPoor));
+        }
+        let memory_bytes_max = self.capacity().saturating_sub(self.overhead_bytes());
+        let Some(handle) = self.objects.insert(object, memory_bytes_max) else {
+            self.pool_limit_hit.fetch_add(1, Ordering::Relaxed);
+            return Ok(Answer::Rejected(Reject::Full));
+        };
+        self.pages_by_codec[codec as usize].fetch_add(1, Ordering::Relaxed);
+        entry.set(Object { handle, length: object.len(), codec }.to_words(AGE_STORED));
+        Ok(Answer::Accepted)
+    }
+
+    fn load(&self, key: Key, out: &mut Page) -> Result<Loaded, Error> {
+        let Some(mut entry) = self.table.lock_existing(key) else { return Ok(Loaded::Missing) };
+        let words = entry.get();
+        let Some(object) = Object::from_words(words) else { return Ok(Loaded::Missing) };
+        // SAFETY: the entry is locked, so its object is in use and stays where it is.
+        let bytes = unsafe { self.objects.get(object.handle, object.length) };
+        let decoded = match object.codec {
+            CodecName::Zstd => self.contexts.take(key).decode_zstd(bytes, out),
+            codec => codec::decode(codec, bytes, out),
+        };
+        if let Err(reason) = decoded {
+            let fields: [(&'static str, &dyn std::fmt::Display); 4] =
+                [("backend", &"zpool"), ("area", &key.area), ("offset", &key.offset), ("reason", &reason)];
+            return Err(Error::new(Kind::PageUnreadable, &fields));
+        }
+        entry.set_first(words[0] | AGE_LOADED);
+        Ok(Loaded::Loaded)
+    }
+
+    fn invalidate_page(&self, key: Key) {
+        if let Some(mut entry) = self.table.lock_existing(key) {
+            self.forget(&mut entry);
+        }
+    }
+
+    fn invalidate_area(&self, area: Area) {
+        if self.areas.remove(area) {
+            self.table.for_each_in_area(area, |_, entry| self.forget(entry));
+            self.clock.rest();
+            self.table.trim();
+            self.objects.release_stock();
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description { kind: "zpool".to_owned(), ..Description::default() }
+    }
+
+    fn usage(&self) -> Usage {
+        let (excess, pressure) = self.excess_and_pressure();
+        Usage {
+            stored_pages: Pages(self.table.live()),
+            compr_data_size: Bytes(self.objects.object_bytes()),
+            mem_used_total: Bytes(self.objects.memory_bytes() + self.overhead_bytes()),
+            disk_used_total: Bytes(0),
+            mem_limit: Bytes(self.capacity()),
+            pool_limit_hit: self.pool_limit_hit.load(Ordering::Relaxed),
+            pressure: Bytes(pressure),
+            excess: Bytes(excess),
+        }
+    }
+
+    fn set_capacity(&self, capacity: Bytes) -> Result<(), Error> {
+        if capacity.0 > self.objects.reserved_bytes() {
+            let reason =
+                format!("only {} of address space could be reserved", Bytes(self.objects.reserved_bytes()));
+            let fields: [(&'static str, &dyn std::fmt::Display); 3] =
+                [("backend", &"zpool"), ("capacity", &capacity), ("reason", &reason)];
+            return Err(Error::new(Kind::CapacityInvalid, &fields));
+        }
+        self.capacity.store(capacity.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn coldest(&self, want: usize, victims: &mut Vec<Key>) {
+        self.clock.coldest(&self.table, want, victims);
+    }
+
+    fn maintain(&self) -> bool {
+        let mut sweep = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.begin_compaction(&mut sweep) {
+            if self.objects.memory_bytes() + self.overhead_bytes() > self.capacity() {
+                self.objects.release_stock();
+                self.table.trim();
+            }
+            return false;
+        }
+        self.sweep_shard(&mut sweep);
+        true
+    }
+
+    fn details(&self) -> Vec<(&'static str, u64)> {
+        let pages = |codec: CodecName| self.pages_by_codec[codec as usize].load(Ordering::Relaxed);
+        vec![
+            ("lz4_pages", pages(CodecName::Lz4)),
+            ("zstd_pages", pages(CodecName::Zstd)),
+            ("shuffle2_pages", pages(CodecName::Shuffle2)),
+            ("shuffle4_pages", pages(CodecName::Shuffle4)),
+            ("shuffle8_pages", pages(CodecName::Shuffle8)),
+            ("raw_pages", pages(CodecName::Raw)),
+            ("objs_moved", self.compacted_objects.load(Ordering::Relaxed)),
+            ("map_bytes", self.table.bytes()),
+        ]
+    }
+}
