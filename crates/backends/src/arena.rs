@@ -6,10 +6,14 @@
 //! Huge pages are off, so that what is counted is what is resident.
 
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use frontswap::error::{Error, Kind};
 use frontswap::key::Bytes;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+/// Memory is opened in steps: the call costs as much for a span as for many.
+const OPEN_STEP_BYTES: usize = 32 << 20;
 
 /// The reserved range.
 ///
@@ -17,6 +21,8 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 pub struct Arena {
     base: NonNull<u8>,
     length: usize,
+    /// Bytes from the start that are readable and writable.
+    open: AtomicUsize,
     process: rustix::process::Pid,
 }
 
@@ -42,7 +48,12 @@ impl Arena {
         let base = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags) }
             .map_err(refuse)?;
         let base_address = NonNull::new(base.cast()).expect("mmap returns no null");
-        let arena = Arena { base: base_address, length, process: rustix::process::getpid() };
+        let arena = Arena {
+            base: base_address,
+            length,
+            open: AtomicUsize::new(0),
+            process: rustix::process::getpid(),
+        };
         for advice in [Advice::LinuxDontFork, Advice::LinuxNoHugepage] {
             // SAFETY: the range is ours, and neither advice changes contents.
             match unsafe { rustix::mm::madvise(base, length, advice) } {
@@ -63,9 +74,7 @@ impl Arena {
     /// for each page. False when the system has none.
     pub fn commit(&self, at: usize, length: usize) -> bool {
         let Some(range) = self.range(at, length) else { return false };
-        let protection = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: the range is inside our own mapping.
-        if unsafe { rustix::mm::mprotect(range, length, protection) }.is_err() {
+        if !self.open_to(at + length) {
             return false;
         }
         // SAFETY: as above; populating does not change contents.
@@ -77,6 +86,22 @@ impl Arena {
                 false
             }
         }
+    }
+
+    /// Makes the arena readable and writable up to `end`, and ahead of it.
+    fn open_to(&self, end: usize) -> bool {
+        let open = self.open.load(Ordering::Acquire);
+        if end <= open {
+            return true;
+        }
+        let end = end.next_multiple_of(OPEN_STEP_BYTES).min(self.length);
+        let Some(range) = self.range(open, end - open) else { return false };
+        let protection = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the range is inside our own mapping; to open twice what another thread opens too is
+        // harmless.
+        let opened = unsafe { rustix::mm::mprotect(range, end - open, protection) };
+        self.open.fetch_max(if opened.is_ok() { end } else { 0 }, Ordering::AcqRel);
+        opened.is_ok()
     }
 
     /// Gives the memory behind `length` bytes at `at` back to the system. What was there is gone.

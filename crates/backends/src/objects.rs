@@ -1,12 +1,14 @@
 //! Where compressed pages lie: slots of size classes in spans of an arena.
 //!
-//! A span is 64 KiB and belongs to one class; all its slots are of that size. Classes are 3 % apart
-//! or as close as whole slots in a span allow. A store takes the last opened span of its class, so
-//! that nearly full spans fill up and emptier ones drain; what fragmentation stays, [`Objects::evacuees`]
+//! A span belongs to one class, and all its slots are of that size. A class with little in it has
+//! spans of 16 KiB, one with more has spans of 64 KiB, so that a small pool is not all beginnings;
+//! one with a lot in it has two lanes, so that processors do not take each other's slots. Classes are
+//! 3 % apart, or as close as whole slots in 64 KiB allow. A store takes the last opened span, so that
+//! nearly full spans fill up and emptier ones drain; what fragmentation stays, [`Objects::evacuees`]
 //! finds and the owner moves. Empty spans go back to the system.
 //!
-//! Invariants: slots free + slots used = slots of the class, in every span; `slot_bytes` = size of
-//! class times slots used, summed; `spans` = spans in classes + spans in stock.
+//! Invariants: slots free + slots used = slots, in every span, and no span in a class is empty;
+//! `class.slots` and `class.used` are the sums over its spans; `units` = units in classes + in stock.
 //! Lock order: one class, then the stock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,27 +20,33 @@ use rustc_hash::FxHashMap;
 
 use crate::arena::Arena;
 
-/// Bytes of a span: 16 pages, so that even slots of 4096 bytes waste nothing.
-pub const SPAN_BYTES: usize = 64 << 10;
+/// Bytes of the smallest span; spans are named by the number of their first unit.
+pub const UNIT_BYTES: usize = 16 << 10;
+/// Units of a large span: 64 KiB, of which even slots of 4096 bytes waste nothing.
+const LARGE_UNITS: u32 = 4;
+const LARGE_BYTES: usize = LARGE_UNITS as usize * UNIT_BYTES;
+/// A class with this much in it grows by large spans: a beginning is then at most a quarter of it.
+const LARGE_FROM_BYTES: u64 = 256 << 10;
+/// A class with this much in it has two lanes: another beginning is then at most 2 % of it.
+const LANES_FROM_BYTES: u64 = 4 << 20;
+const LANES: usize = 2;
 /// The smallest slot. lz4 makes no page shorter than 30 bytes.
 const SLOT_BYTES_MIN: usize = 64;
-/// Slots of the smallest class in a span; their numbers take 10 bits.
-const SLOTS_MAX: usize = SPAN_BYTES / SLOT_BYTES_MIN;
 /// Classes are at least this far apart, in percent.
 const CLASS_STEP_PERCENT: usize = 3;
 /// How many larger classes a store looks at when its own is full and there is no new span.
-const CLASS_OVERSHOOT_MAX: usize = 12;
-/// Empty spans that are kept at hand: a page that goes and another that comes cost no system call.
-const STOCK_SPANS_MAX: usize = 4;
+const CLASS_OVERSHOOT_MAX: u8 = 12;
+/// Empty units that are kept at hand: a page that goes and another that comes cost no system call.
+const STOCK_UNITS_MAX: usize = 16;
 
 /// Where an object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {
-    /// Which span of the arena.
+    /// The first unit of its span.
     pub span: u32,
     /// Which slot of the span.
     pub slot: u16,
-    /// The class of the span.
+    /// The class of the span, and its lane in the lowest bit.
     pub class: u8,
 }
 
@@ -47,29 +55,39 @@ pub type Evacuees = FxHashMap<u32, u8>;
 
 struct Span {
     /// One bit for every free slot.
-    free: [u64; SLOTS_MAX / 64],
+    free: Box<[u64]>,
+    slots: u32,
     used: u32,
+    units: u32,
     /// Where it is in its class's list of open spans.
     open_at: Option<u32>,
     is_evacuating: bool,
 }
 
+/// One lane of one class.
 #[derive(Default)]
 struct Class {
     spans: FxHashMap<u32, Span>,
-    /// Slots in use in all of them.
-    used: usize,
     /// Spans with a free slot, the one to take from last.
     open: Vec<u32>,
+    slots: usize,
+    used: usize,
+}
+
+/// Spans of one size that are in no class.
+#[derive(Default)]
+struct Spare {
+    /// With memory behind them.
+    ready: Vec<u32>,
+    /// Without.
+    bare: Vec<u32>,
 }
 
 #[derive(Default)]
 struct Stock {
-    /// Empty spans with memory behind them.
-    ready: Vec<u32>,
-    /// Spans without memory.
-    bare: Vec<u32>,
-    /// Spans from here on were never used.
+    small: Spare,
+    large: Spare,
+    /// Units from here on were never used.
     fresh: u32,
 }
 
@@ -79,12 +97,15 @@ pub struct Objects {
     sizes: Vec<usize>,
     /// Class by object length, in steps of 8 bytes.
     class_of: Vec<u8>,
+    /// Two lanes for every class.
     classes: Box<[Mutex<Class>]>,
+    /// Bytes of the spans of every class, which change seldom.
+    class_bytes: Box<[AtomicU64]>,
+    /// Bytes of the objects in every lane.
+    object_bytes: Box<[AtomicU64]>,
     stock: Mutex<Stock>,
-    /// Spans with memory behind them.
-    spans: AtomicU64,
-    slot_bytes: AtomicU64,
-    object_bytes: AtomicU64,
+    /// Units with memory behind them.
+    units: AtomicU64,
 }
 
 impl Objects {
@@ -93,19 +114,21 @@ impl Objects {
     /// # Errors
     /// The address space cannot be reserved.
     pub fn new(backend: &str, bytes: u64) -> Result<Self, Error> {
-        let length = (bytes as usize).next_multiple_of(SPAN_BYTES);
         let sizes = class_sizes();
         let class_of =
             (0..=PAGE_SIZE / 8).map(|step| sizes.partition_point(|size| *size < step * 8) as u8).collect();
+        // Small spans are cut from large ones, and stay small: room for those that lie idle.
+        let idle = sizes.len() * LANES * LARGE_FROM_BYTES as usize;
+        let length = (bytes as usize).next_multiple_of(LARGE_BYTES) + idle;
         Ok(Objects {
             arena: Arena::reserve(backend, length)?,
-            classes: sizes.iter().map(|_| Mutex::default()).collect(),
+            classes: (0..sizes.len() * LANES).map(|_| Mutex::default()).collect(),
+            class_bytes: sizes.iter().map(|_| AtomicU64::new(0)).collect(),
+            object_bytes: (0..sizes.len() * LANES).map(|_| AtomicU64::new(0)).collect(),
             sizes,
             class_of,
             stock: Mutex::default(),
-            spans: AtomicU64::new(0),
-            slot_bytes: AtomicU64::new(0),
-            object_bytes: AtomicU64::new(0),
+            units: AtomicU64::new(0),
         })
     }
 
@@ -114,19 +137,21 @@ impl Objects {
         self.arena.length() as u64
     }
 
-    /// Bytes of memory behind spans, and what describes them.
+    /// Bytes of memory behind spans, and what describes them at most.
     pub fn memory_bytes(&self) -> u64 {
-        self.spans.load(Ordering::Relaxed) * (SPAN_BYTES + size_of::<(u32, Span)>()) as u64
+        self.units.load(Ordering::Relaxed) * Self::bytes_of_units(1)
     }
 
-    /// Bytes of slots in use.
-    pub fn slot_bytes(&self) -> u64 {
-        self.slot_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of the objects themselves.
-    pub fn object_bytes(&self) -> u64 {
-        self.object_bytes.load(Ordering::Relaxed)
+    /// Bytes of slots in use, and of the objects themselves.
+    ///
+    /// # Cost
+    /// A look at every class, 3 us.
+    pub fn slot_and_object_bytes(&self) -> (u64, u64) {
+        (0..self.classes.len() as u8).fold((0, 0), |(slot_bytes, object_bytes), number| {
+            let slots = self.class(number).used * self.size(number);
+            let objects = self.object_bytes[usize::from(number)].load(Ordering::Relaxed);
+            (slot_bytes + slots as u64, object_bytes + objects)
+        })
     }
 
     /// Copies `object` into a slot. `None` when there is none and no span may be added without
@@ -137,15 +162,35 @@ impl Objects {
             return None;
         }
         let class = self.class_of[object.len().div_ceil(8)];
+        let has_lanes = self.class_bytes[usize::from(class)].load(Ordering::Relaxed) >= LANES_FROM_BYTES;
+        let lane = if has_lanes { rustix::thread::sched_getcpu() % LANES } else { 0 };
+        let number = class * LANES as u8 + lane as u8;
         let handle = self
-            .slot(class)
-            .or_else(|| self.slot_of_new_span(class, memory_bytes_max))
-            .or_else(|| self.slot_of_larger(class))?;
-        self.slot_bytes.fetch_add(self.sizes[usize::from(handle.class)] as u64, Ordering::Relaxed);
-        self.object_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
+            .slot(number)
+            .or_else(|| self.slot_of_new_span(number, memory_bytes_max))
+            .or_else(|| self.slot_of_larger(number))?;
+        self.object_bytes[usize::from(handle.class)].fetch_add(object.len() as u64, Ordering::Relaxed);
         // SAFETY: the slot was free, so nobody refers to it but this call.
         unsafe { self.arena.write(self.place(handle), object) };
         Some(handle)
+    }
+
+    /// Overwrites an object of `length` bytes where it is. False when the new one is of another class.
+    ///
+    /// # Safety
+    /// As for [`Objects::get`], and nobody reads the object meanwhile.
+    pub unsafe fn overwrite(&self, handle: Handle, length: usize, object: &[u8]) -> bool {
+        if self.class_of[object.len().div_ceil(8)] != handle.class / LANES as u8 {
+            return false;
+        }
+        if object.len() != length {
+            // Wraps around for a shorter one, as it should.
+            let grown = (object.len() as u64).wrapping_sub(length as u64);
+            self.object_bytes[usize::from(handle.class)].fetch_add(grown, Ordering::Relaxed);
+        }
+        // SAFETY: the slot holds any object of its class; the caller vouches that it is in use.
+        unsafe { self.arena.write(self.place(handle), object) };
+        true
     }
 
     /// The `length` bytes of an object.
@@ -159,20 +204,22 @@ impl Objects {
 
     /// Frees the slot of an object of `length` bytes.
     pub fn remove(&self, handle: Handle, length: usize) {
-        self.slot_bytes.fetch_sub(self.sizes[usize::from(handle.class)] as u64, Ordering::Relaxed);
-        self.object_bytes.fetch_sub(length as u64, Ordering::Relaxed);
+        self.object_bytes[usize::from(handle.class)].fetch_sub(length as u64, Ordering::Relaxed);
         let mut class = self.class(handle.class);
+        class.used -= 1;
         let span = class.spans.get_mut(&handle.span).expect("the span of an object is in its class");
         span.used -= 1;
+        span.free[usize::from(handle.slot) / 64] |= 1 << (handle.slot % 64);
         let is_empty = span.used == 0;
         let is_shut = span.open_at.is_none() && !span.is_evacuating;
-        span.free[usize::from(handle.slot) / 64] |= 1 << (handle.slot % 64);
-        class.used -= 1;
         if is_empty {
             class.close(handle.span);
-            class.spans.remove(&handle.span);
+            let span = class.spans.remove(&handle.span).expect("it was just looked up");
+            class.slots -= span.slots as usize;
             drop(class);
-            self.put_back(handle.span);
+            let bytes = u64::from(span.units) * UNIT_BYTES as u64;
+            self.class_bytes[usize::from(handle.class) / LANES].fetch_sub(bytes, Ordering::Relaxed);
+            self.put_back(handle.span, span.units);
         } else if is_shut {
             class.open(handle.span);
         }
@@ -185,32 +232,30 @@ impl Objects {
     /// As for [`Objects::get`].
     pub unsafe fn relocate(&self, handle: Handle, length: usize) -> Option<Handle> {
         let to = self.slot(handle.class)?;
+        self.object_bytes[usize::from(to.class)].fetch_add(length as u64, Ordering::Relaxed);
         // SAFETY: source and destination are different slots, one in use and one just taken.
         unsafe { self.arena.write(self.place(to), self.get(handle, length)) };
-        self.slot_bytes.fetch_add(self.sizes[usize::from(to.class)] as u64, Ordering::Relaxed);
-        self.object_bytes.fetch_add(length as u64, Ordering::Relaxed);
         self.remove(handle, length);
         Some(to)
     }
 
     /// Chooses the emptiest spans whose objects fit into the other spans of their class, and closes
-    /// them for new objects. Nothing when fewer than `spans_min` could be freed.
-    pub fn evacuees(&self, spans_min: usize) -> Evacuees {
-        let all = 0..self.sizes.len() as u8;
-        let total: usize = all.clone().map(|class| self.class(class).freeable(self.slots(class))).sum();
+    /// them for new objects. Nothing when fewer than `units_min` could be freed.
+    pub fn evacuees(&self, units_min: u64) -> Evacuees {
+        let all = 0..self.classes.len() as u8;
+        let free_bytes = |number| {
+            let class = self.class(number);
+            ((class.slots - class.used) * self.size(number)) as u64
+        };
+        // Less than a unit in a class frees none.
+        let freeable: u64 = all.clone().map(|number| free_bytes(number) / UNIT_BYTES as u64).sum();
         let mut chosen = Evacuees::default();
-        if total < spans_min.max(1) {
+        if freeable < units_min.max(1) {
             return chosen;
         }
         for number in all {
             let mut class = self.class(number);
-            let count = class.freeable(self.slots(number));
-            if count == 0 {
-                continue;
-            }
-            let mut by_use: Vec<_> = class.spans.iter().map(|(id, span)| (span.used, *id)).collect();
-            by_use.sort_unstable();
-            for (_, id) in by_use.into_iter().take(count) {
+            for id in class.emptiest() {
                 class.close(id);
                 class.spans.get_mut(&id).expect("it was just listed").is_evacuating = true;
                 chosen.insert(id, number);
@@ -222,96 +267,107 @@ impl Objects {
     /// Opens again what is left of the spans that were chosen.
     pub fn reopen(&self, evacuees: &Evacuees) {
         for (id, number) in evacuees {
-            let slots = self.slots(*number);
             let mut class = self.class(*number);
             // It may have been emptied, given back, and have come to this class anew.
             let Some(span) = class.spans.get_mut(id).filter(|span| span.is_evacuating) else { continue };
             span.is_evacuating = false;
-            if (span.used as usize) < slots {
+            if span.used < span.slots {
                 class.open(*id);
             }
         }
     }
 
-    /// Gives the empty spans that are kept at hand back to the system.
-    pub fn release_stock(&self) {
-        let ready = std::mem::take(&mut self.stock().ready);
-        for span in ready {
-            self.release(span);
-        }
+    /// Gives the empty spans that are kept at hand back to the system; true when there were any.
+    pub fn release_stock(&self) -> bool {
+        let mut stock = self.stock();
+        let small = std::mem::take(&mut stock.small.ready);
+        let large = std::mem::take(&mut stock.large.ready);
+        drop(stock);
+        small.iter().for_each(|span| self.release(*span, 1));
+        large.iter().for_each(|span| self.release(*span, LARGE_UNITS));
+        !small.is_empty() || !large.is_empty()
     }
 
     fn slot(&self, number: u8) -> Option<Handle> {
-        self.class(number).take_slot(number, self.slots(number))
+        self.class(number).take_slot(number)
     }
 
-    fn slot_of_larger(&self, class: u8) -> Option<Handle> {
-        let last = (usize::from(class) + CLASS_OVERSHOOT_MAX).min(self.sizes.len() - 1) as u8;
-        (class + 1..=last).find_map(|larger| self.slot(larger))
+    fn slot_of_larger(&self, number: u8) -> Option<Handle> {
+        let last = (self.classes.len() - 1) as u8;
+        (number + 1..=last.min(number + CLASS_OVERSHOOT_MAX * LANES as u8))
+            .find_map(|larger| self.slot(larger))
     }
 
     /// A slot of a span that nobody else has taken from yet: no span in a class is ever empty.
     fn slot_of_new_span(&self, number: u8, memory_bytes_max: u64) -> Option<Handle> {
-        let id = self.take_span(memory_bytes_max)?;
-        let slots = self.slots(number);
-        let mut free = [0; SLOTS_MAX / 64];
-        for (word, bits) in free.iter_mut().enumerate() {
-            let left = slots.saturating_sub(word * 64).min(64);
-            *bits = if left == 64 { u64::MAX } else { (1 << left) - 1 };
+        let class_bytes = &self.class_bytes[usize::from(number) / LANES];
+        let is_large = class_bytes.load(Ordering::Relaxed) >= LARGE_FROM_BYTES;
+        let (id, units) = if is_large {
+            self.take_span(LARGE_UNITS, memory_bytes_max).or_else(|| self.take_span(1, memory_bytes_max))
+        } else {
+            self.take_span(1, memory_bytes_max)
+        }?;
+        class_bytes.fetch_add(u64::from(units) * UNIT_BYTES as u64, Ordering::Relaxed);
+        let slots = units as usize * UNIT_BYTES / self.size(number);
+        let mut free = vec![u64::MAX; slots.div_ceil(64)].into_boxed_slice();
+        if !slots.is_multiple_of(64) {
+            free[slots / 64] = (1 << (slots % 64)) - 1;
         }
+        let span = Span { free, slots: slots as u32, used: 0, units, open_at: None, is_evacuating: false };
         let mut class = self.class(number);
-        class.spans.insert(id, Span { free, used: 0, open_at: None, is_evacuating: false });
+        class.slots += slots;
+        class.spans.insert(id, span);
         class.open(id);
-        class.take_slot(number, slots)
+        class.take_slot(number)
     }
 
-    fn take_span(&self, memory_bytes_max: u64) -> Option<u32> {
+    fn take_span(&self, units: u32, memory_bytes_max: u64) -> Option<(u32, u32)> {
         let mut stock = self.stock();
-        if let Some(id) = stock.ready.pop() {
-            return Some(id);
+        if let Some(id) = stock.spare(units).ready.pop() {
+            return Some((id, units));
         }
-        let span_bytes = (SPAN_BYTES + size_of::<(u32, Span)>()) as u64;
-        if self.memory_bytes() + span_bytes > memory_bytes_max {
+        if self.memory_bytes() + Self::bytes_of_units(units) > memory_bytes_max {
             return None;
         }
-        let id = stock.bare.pop().or_else(|| {
-            let id = stock.fresh;
-            let is_within = (id as usize + 1) * SPAN_BYTES <= self.arena.length();
-            stock.fresh += u32::from(is_within);
-            is_within.then_some(id)
-        })?;
-        self.spans.fetch_add(1, Ordering::Relaxed);
+        let id = stock.take_bare(units, self.arena.length())?;
+        self.units.fetch_add(u64::from(units), Ordering::Relaxed);
         drop(stock);
-        if !self.arena.commit(id as usize * SPAN_BYTES, SPAN_BYTES) {
-            self.spans.fetch_sub(1, Ordering::Relaxed);
-            self.stock().bare.push(id);
+        if !self.arena.commit(id as usize * UNIT_BYTES, units as usize * UNIT_BYTES) {
+            self.units.fetch_sub(u64::from(units), Ordering::Relaxed);
+            self.stock().spare(units).bare.push(id);
             return None;
         }
-        Some(id)
+        Some((id, units))
     }
 
-    fn put_back(&self, id: u32) {
+    fn put_back(&self, id: u32, units: u32) {
         let mut stock = self.stock();
-        if stock.ready.len() < STOCK_SPANS_MAX {
-            stock.ready.push(id);
+        let kept = stock.small.ready.len() + stock.large.ready.len() * LARGE_UNITS as usize;
+        if kept + units as usize <= STOCK_UNITS_MAX {
+            stock.spare(units).ready.push(id);
             return;
         }
         drop(stock);
-        self.release(id);
+        self.release(id, units);
     }
 
-    fn release(&self, id: u32) {
-        self.arena.release(id as usize * SPAN_BYTES, SPAN_BYTES);
-        self.stock().bare.push(id);
-        self.spans.fetch_sub(1, Ordering::Relaxed);
+    fn release(&self, id: u32, units: u32) {
+        self.arena.release(id as usize * UNIT_BYTES, units as usize * UNIT_BYTES);
+        self.stock().spare(units).bare.push(id);
+        self.units.fetch_sub(u64::from(units), Ordering::Relaxed);
+    }
+
+    fn bytes_of_units(units: u32) -> u64 {
+        // A record, its place in the class's map, and a bitmap of mostly one word.
+        u64::from(units) * UNIT_BYTES as u64 + size_of::<(u32, Span)>() as u64 + 16
     }
 
     fn place(&self, handle: Handle) -> usize {
-        handle.span as usize * SPAN_BYTES + usize::from(handle.slot) * self.sizes[usize::from(handle.class)]
+        handle.span as usize * UNIT_BYTES + usize::from(handle.slot) * self.size(handle.class)
     }
 
-    fn slots(&self, class: u8) -> usize {
-        SPAN_BYTES / self.sizes[usize::from(class)]
+    fn size(&self, number: u8) -> usize {
+        self.sizes[usize::from(number) / LANES]
     }
 
     fn class(&self, number: u8) -> MutexGuard<'_, Class> {
@@ -323,9 +379,31 @@ impl Objects {
     }
 }
 
+impl Stock {
+    fn spare(&mut self, units: u32) -> &mut Spare {
+        if units == 1 { &mut self.small } else { &mut self.large }
+    }
+
+    /// A span without memory; a small one is cut from a large one when there is none.
+    fn take_bare(&mut self, units: u32, arena_bytes: usize) -> Option<u32> {
+        if let Some(id) = self.spare(units).bare.pop() {
+            return Some(id);
+        }
+        if units == 1 {
+            let id = self.take_bare(LARGE_UNITS, arena_bytes)?;
+            self.small.bare.extend((id + 1..id + LARGE_UNITS).rev());
+            return Some(id);
+        }
+        let id = self.fresh;
+        let is_within = (id + LARGE_UNITS) as usize * UNIT_BYTES <= arena_bytes;
+        self.fresh += if is_within { LARGE_UNITS } else { 0 };
+        is_within.then_some(id)
+    }
+}
+
 impl Class {
-    /// A free slot of the span that was opened last. `slots` is how many a span of this class has.
-    fn take_slot(&mut self, number: u8, slots: usize) -> Option<Handle> {
+    /// A free slot of the span that was opened last.
+    fn take_slot(&mut self, number: u8) -> Option<Handle> {
         let id = *self.open.last()?;
         let span = self.spans.get_mut(&id).expect("an open span is in its class");
         let (word, bits) = span
@@ -337,16 +415,27 @@ impl Class {
         let slot = word * 64 + bits.trailing_zeros() as usize;
         *bits &= *bits - 1;
         span.used += 1;
+        let is_full = span.used == span.slots;
         self.used += 1;
-        if span.used as usize == slots {
+        if is_full {
             self.close(id);
         }
         Some(Handle { span: id, slot: slot as u16, class: number })
     }
 
-    /// Spans that would be empty if all objects lay together.
-    fn freeable(&self, slots: usize) -> usize {
-        self.spans.len() - self.used.div_ceil(slots)
+    /// The emptiest spans, as many as have their objects fit into the others.
+    fn emptiest(&self) -> Vec<u32> {
+        let mut room = self.slots - self.used;
+        let mut by_use: Vec<_> =
+            self.spans.iter().map(|(id, span)| (span.used * 64 / span.slots, *id)).collect();
+        by_use.sort_unstable();
+        let fits = |(_, id): &(u32, u32)| {
+            // Its own free slots are gone with it, and its objects take as many as they are.
+            let rest = room.checked_sub(self.spans[id].slots as usize);
+            room = rest.unwrap_or(room);
+            rest.is_some()
+        };
+        by_use.into_iter().take_while(fits).map(|(_, id)| id).collect()
     }
 
     fn open(&mut self, id: u32) {
@@ -365,11 +454,12 @@ impl Class {
     }
 }
 
-/// Slot sizes, smallest first: whole slots fill a span, and each size is at least 3 % above the last.
+/// Slot sizes, smallest first: whole slots fill a large span, and each size is at least 3 % above the
+/// last.
 fn class_sizes() -> Vec<usize> {
     let mut sizes = vec![PAGE_SIZE];
-    for slots in SPAN_BYTES / PAGE_SIZE + 1..=SLOTS_MAX {
-        let size = SPAN_BYTES / slots / 8 * 8;
+    for slots in LARGE_BYTES / PAGE_SIZE + 1..=LARGE_BYTES / SLOT_BYTES_MIN {
+        let size = LARGE_BYTES / slots / 8 * 8;
         let last = sizes[sizes.len() - 1];
         let is_apart = last * 100 >= size * (100 + CLASS_STEP_PERCENT);
         if is_apart || size == SLOT_BYTES_MIN && last != size {
@@ -395,26 +485,38 @@ mod tests {
     fn classes_are_close_and_waste_little() {
         let sizes = class_sizes();
         assert_eq!((sizes[0], sizes[sizes.len() - 1]), (SLOT_BYTES_MIN, PAGE_SIZE));
-        assert!(sizes.len() <= 255, "a handle has 8 bits for {} classes", sizes.len());
+        assert!(sizes.len() * LANES <= 256, "a handle has 8 bits for {} classes", sizes.len());
         for pair in sizes.windows(2) {
             assert!(pair[0] < pair[1] && pair[0] % 8 == 0);
             assert!(pair[1] - pair[0] <= (pair[1] / 15).max(8), "{pair:?}");
         }
         for size in sizes {
-            assert!(SPAN_BYTES % size * 100 <= SPAN_BYTES * 3, "{size} wastes {}", SPAN_BYTES % size);
+            assert!(LARGE_BYTES % size * 100 <= LARGE_BYTES * 3, "{size} wastes {}", LARGE_BYTES % size);
         }
     }
 
     #[test]
     fn a_full_pool_uses_larger_slots_before_it_says_no() {
         let objects = objects();
-        let one_span = (SPAN_BYTES + size_of::<(u32, Span)>()) as u64;
-        let first = objects.insert(&[1; 2000], one_span).unwrap();
-        let second = objects.insert(&[2; 1900], one_span).unwrap();
+        let one_unit = Objects::bytes_of_units(1);
+        let first = objects.insert(&[1; 2000], one_unit).unwrap();
+        let second = objects.insert(&[2; 1900], one_unit).unwrap();
         assert_eq!(first.span, second.span);
-        assert!(objects.insert(&[3; 3000], one_span).is_none());
-        assert!(objects.insert(&[3; 100], one_span).is_none(), "a slot of 20 times the size is no answer");
-        assert_eq!(objects.memory_bytes(), one_span);
+        assert!(objects.insert(&[3; 3000], one_unit).is_none());
+        assert!(objects.insert(&[3; 100], one_unit).is_none(), "a slot of 20 times the size is no answer");
+        assert_eq!(objects.memory_bytes(), one_unit);
+    }
+
+    #[test]
+    fn a_class_grows_by_small_spans_first() {
+        let objects = objects();
+        let handles: Vec<_> = (0..3000).map(|_| objects.insert(&[1; 4096], PLENTY).unwrap()).collect();
+        let units = |from: usize| {
+            let class = objects.class(handles[from].class);
+            class.spans[&handles[from].span].units
+        };
+        assert_eq!((units(0), units(60), units(200)), (1, 1, LARGE_UNITS));
+        assert!(objects.memory_bytes() < 3000 * 4096 * 103 / 100, "{}", objects.memory_bytes());
     }
 
     #[test]
@@ -443,7 +545,7 @@ mod tests {
         objects.reopen(&evacuees);
         objects.release_stock();
         assert!(moved > 200 && objects.memory_bytes() * 8 < before, "{moved}, {}", objects.memory_bytes());
-        assert!(objects.evacuees(1).is_empty());
+        assert!(objects.evacuees(LARGE_UNITS.into()).is_empty());
     }
 
     proptest! {
@@ -459,7 +561,7 @@ mod tests {
                     let (handle, bytes) = held.swap_remove(usize::from(byte) % held.len());
                     objects.remove(handle, bytes.len());
                 }
-                prop_assert_eq!(objects.object_bytes(), held.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+                prop_assert_eq!(objects.slot_and_object_bytes().1, held.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
             }
             for (handle, bytes) in &held {
                 // SAFETY: the handle is in use and this test is alone.
@@ -470,7 +572,7 @@ mod tests {
             }
             objects.release_stock();
             prop_assert_eq!(objects.memory_bytes(), 0);
-            prop_assert_eq!(objects.slot_bytes(), 0);
+            prop_assert_eq!(objects.slot_and_object_bytes(), (0, 0));
         }
     }
 }

@@ -205,7 +205,7 @@ impl Backend for Ram {
         let capacity = self.capacity.load(Ordering::Relaxed);
         let stored = Pages(self.table.live());
         let reserve = (capacity / RESERVE_DIVISOR).min(RESERVE_BYTES_MAX);
-        let excess = self.used_bytes().saturating_sub(capacity);
+        let excess = self.used_bytes().saturating_sub(capacity).min(stored.bytes().0);
         let in_use = stored.bytes().0 + self.overhead_bytes();
         Usage {
             stored_pages: stored,
@@ -241,6 +241,8 @@ impl Backend for Ram {
         self.release_ready(if is_over { 0 } else { keep as usize });
         if is_over {
             self.table.trim();
+        } else {
+            self.table.trim_when_sparse();
         }
         false
     }

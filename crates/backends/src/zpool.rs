@@ -20,16 +20,16 @@ use crate::area_set::AreaSet;
 use crate::arena::machine_bytes;
 use crate::clock::{AGE_BITS, AGE_LOADED, AGE_STORED, Clock};
 use crate::codec::{self, CodecChoice, CodecName, Contexts, Memory};
-use crate::objects::{Evacuees, Handle, Objects, SPAN_BYTES};
+use crate::objects::{Evacuees, Handle, Objects, UNIT_BYTES};
 
 /// Part of the capacity that is kept free ahead of need, and its limit: 4 MiB are a thousand stores.
 const RESERVE_DIVISOR: u64 = 32;
 const RESERVE_BYTES_MAX: u64 = 4 << 20;
-/// Compaction starts when it would free one span in this many.
+/// Compaction starts when it would free one unit in this many.
 const COMPACT_DIVISOR: u64 = 32;
 
-/// Spans have 26 bits in an entry.
-const ARENA_BYTES_MAX: u64 = (SPAN_BYTES as u64) << 26;
+/// Units have 26 bits in an entry, and some are left for what the arena adds.
+const ARENA_BYTES_MAX: u64 = (UNIT_BYTES as u64) << 25;
 
 /// What happens to a page that does not compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,6 @@ pub struct Zpool {
     capacity: AtomicU64,
     fixed_bytes: u64,
     pool_limit_hit: AtomicU64,
-    pages_by_codec: [AtomicU64; 8],
     compacted_objects: AtomicU64,
     compaction: Mutex<Compaction>,
 }
@@ -136,7 +135,6 @@ impl Zpool {
             options,
             capacity: AtomicU64::new(options.capacity.0),
             pool_limit_hit: AtomicU64::new(0),
-            pages_by_codec: [const { AtomicU64::new(0) }; 8],
             compacted_objects: AtomicU64::new(0),
             compaction: Mutex::default(),
         })
@@ -154,7 +152,6 @@ impl Zpool {
     fn forget(&self, entry: &mut Entry<'_, 2>) {
         if let Some(object) = Object::from_words(entry.get()) {
             entry.clear();
-            self.pages_by_codec[object.codec as usize].fetch_sub(1, Ordering::Relaxed);
             self.objects.remove(object.handle, object.length);
         }
     }
@@ -165,11 +162,12 @@ impl Zpool {
         let overhead = self.overhead_bytes();
         let excess = (self.objects.memory_bytes() + overhead).saturating_sub(capacity);
         let reserve = (capacity / RESERVE_DIVISOR).min(RESERVE_BYTES_MAX);
-        let above_reserve = (self.objects.slot_bytes() + overhead + reserve).saturating_sub(capacity);
-        let pages = self.table.live().min(1 << 40);
-        let slot_bytes = self.objects.slot_bytes().max(1);
+        let (slot_bytes, _) = self.objects.slot_and_object_bytes();
+        let above_reserve = (slot_bytes + overhead + reserve).saturating_sub(capacity);
+        let pages = self.table.live();
         let in_pages = |bytes: u64| {
-            let pages = (u128::from(bytes) * u128::from(pages)).div_ceil(u128::from(slot_bytes)) as u64;
+            let pages =
+                (u128::from(bytes) * u128::from(pages)).div_ceil(u128::from(slot_bytes.max(1))) as u64;
             pages * PAGE_SIZE as u64
         };
         (in_pages(excess), in_pages(excess.max(above_reserve)))
@@ -182,12 +180,12 @@ impl Zpool {
         }
         let memory = self.objects.memory_bytes();
         let is_over = memory + self.overhead_bytes() > self.capacity();
-        let slack = memory.saturating_sub(self.objects.slot_bytes());
-        if slack < SPAN_BYTES as u64 || !is_over && slack < memory / COMPACT_DIVISOR {
+        let slack = memory.saturating_sub(self.objects.slot_and_object_bytes().0);
+        if slack < UNIT_BYTES as u64 || !is_over && slack < memory / COMPACT_DIVISOR {
             return false;
         }
-        let spans_min = if is_over { 1 } else { (memory / SPAN_BYTES as u64 / COMPACT_DIVISOR).max(1) };
-        sweep.evacuees = self.objects.evacuees(spans_min as usize);
+        let units_min = if is_over { 1 } else { memory / UNIT_BYTES as u64 / COMPACT_DIVISOR };
+        sweep.evacuees = self.objects.evacuees(units_min);
         !sweep.evacuees.is_empty()
     }
 
@@ -224,21 +222,33 @@ impl Backend for Zpool {
 
     fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
         let mut entry = self.table.lock(key);
-        self.forget(&mut entry);
         if !self.areas.contains(key.area) {
+            self.forget(&mut entry);
             return Ok(Answer::Rejected(Reject::NoArea));
         }
         let mut context = self.contexts.take(key);
         let (codec, object) = self.memory.encode(self.options.codec, &mut context, key, page);
         if codec == CodecName::Raw && self.options.incompressible == Incompressible::Reject {
+            self.forget(&mut entry);
             return Ok(Answer::Rejected(Reject::CompressPoor));
         }
+        if let Some(old) = Object::from_words(entry.get()) {
+            // SAFETY: the entry is locked, so its object is in use and nobody else looks at it.
+            if unsafe { self.objects.overwrite(old.handle, old.length, object) } {
+                entry.set(Object { length: object.len(), codec, ..old }.to_words(AGE_STORED));
+                return Ok(Answer::Accepted);
+            }
+        }
+        // Rule B4: whatever comes of the new page, the old one is gone.
+        self.forget(&mut entry);
         let memory_bytes_max = self.capacity().saturating_sub(self.overhead_bytes());
-        let Some(handle) = self.objects.insert(object, memory_bytes_max) else {
+        let insert = || self.objects.insert(object, memory_bytes_max);
+        // Empty spans of another size may be all that is in the way.
+        let handle = insert().or_else(|| self.objects.release_stock().then(insert).flatten());
+        let Some(handle) = handle else {
             self.pool_limit_hit.fetch_add(1, Ordering::Relaxed);
             return Ok(Answer::Rejected(Reject::Full));
         };
-        self.pages_by_codec[codec as usize].fetch_add(1, Ordering::Relaxed);
         entry.set(Object { handle, length: object.len(), codec }.to_words(AGE_STORED));
         Ok(Answer::Accepted)
     }
@@ -285,7 +295,7 @@ impl Backend for Zpool {
         let (excess, pressure) = self.excess_and_pressure();
         Usage {
             stored_pages: Pages(self.table.live()),
-            compr_data_size: Bytes(self.objects.object_bytes()),
+            compr_data_size: Bytes(self.objects.slot_and_object_bytes().1),
             mem_used_total: Bytes(self.objects.memory_bytes() + self.overhead_bytes()),
             disk_used_total: Bytes(0),
             mem_limit: Bytes(self.capacity()),
@@ -313,6 +323,7 @@ impl Backend for Zpool {
 
     fn maintain(&self) -> bool {
         let mut sweep = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        self.table.trim_when_sparse();
         if !self.begin_compaction(&mut sweep) {
             if self.objects.memory_bytes() + self.overhead_bytes() > self.capacity() {
                 self.objects.release_stock();
@@ -325,14 +336,15 @@ impl Backend for Zpool {
     }
 
     fn details(&self) -> Vec<(&'static str, u64)> {
-        let pages = |codec: CodecName| self.pages_by_codec[codec as usize].load(Ordering::Relaxed);
+        let pages = self.contexts.stores_by_codec();
+        let pages = |codec: CodecName| pages[codec as usize];
         vec![
-            ("lz4_pages", pages(CodecName::Lz4)),
-            ("zstd_pages", pages(CodecName::Zstd)),
-            ("shuffle2_pages", pages(CodecName::Shuffle2)),
-            ("shuffle4_pages", pages(CodecName::Shuffle4)),
-            ("shuffle8_pages", pages(CodecName::Shuffle8)),
-            ("raw_pages", pages(CodecName::Raw)),
+            ("lz4_stores", pages(CodecName::Lz4)),
+            ("zstd_stores", pages(CodecName::Zstd)),
+            ("shuffle2_stores", pages(CodecName::Shuffle2)),
+            ("shuffle4_stores", pages(CodecName::Shuffle4)),
+            ("shuffle8_stores", pages(CodecName::Shuffle8)),
+            ("raw_stores", pages(CodecName::Raw)),
             ("objs_moved", self.compacted_objects.load(Ordering::Relaxed)),
             ("map_bytes", self.table.bytes()),
         ]

@@ -10,7 +10,7 @@ use crate::backend::Reject;
 use crate::key::Key;
 
 /// Cells per set. More would only help more threads than machines of this size run.
-const CELLS: usize = 8;
+const CELLS: usize = 16;
 
 /// What is counted, in the order of the cells' numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,6 @@ impl Counters {
     }
 
     fn cell(&self, key: Key) -> &Cell {
-        // Threads work on neighbourhoods: pages of one leaf share a cell, neighbouring leaves do not.
-        &self.cells[(key.offset.0 / 128 + u64::from(key.area.0)) as usize % CELLS]
+        &self.cells[key.spread() % CELLS]
     }
 }

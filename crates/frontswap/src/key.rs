@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::page::PAGE_SIZE;
+use crate::table::LEAF_PAGES;
 
 /// One swap area: the kernel's "swap type".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +38,14 @@ impl Key {
     /// A key from bare numbers.
     pub fn new(area: u16, offset: u64) -> Self {
         Key { area: Area(area), offset: Offset(offset) }
+    }
+
+    /// A number for choosing one of a few copies of something that many threads use. Pages of one leaf
+    /// of the map share it, because a thread works on a neighbourhood; for other neighbourhoods, also
+    /// regularly spaced ones, it is as good as random.
+    pub fn spread(self) -> usize {
+        let leaf = (self.offset.0 / LEAF_PAGES as u64) ^ (u64::from(self.area.0) << 48);
+        (leaf.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
     }
 }
 

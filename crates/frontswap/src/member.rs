@@ -83,6 +83,7 @@ impl Member {
     /// Those of [`Backend::store`].
     pub fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
         if self.state() != State::Ready {
+            self.backend.invalidate_page(key);
             self.counters.reject(key, Reject::Closing);
             return Ok(Answer::Rejected(Reject::Closing));
         }

@@ -34,6 +34,20 @@ pub enum Place {
 }
 
 impl Place {
+    /// The seats that have the page: one, two under writethrough, or none.
+    pub fn seats(self, slow: Option<Seat>) -> [Option<Seat>; 2] {
+        match self {
+            Place::Vacant | Place::SameFilled => [None, None],
+            Place::In(seat) => [Some(seat), None],
+            Place::InBoth(seat) => [Some(seat), slow],
+        }
+    }
+
+    /// Whether `seat` has the page.
+    pub fn is_in(self, seat: Seat, slow: Option<Seat>) -> bool {
+        self.seats(slow).contains(&Some(seat))
+    }
+
     /// The table above. `slow` is the seat of the slow swap, if the chain has one.
     pub fn may_become(self, next: Place, slow: Option<Seat>) -> bool {
         match (self, next) {
@@ -70,6 +84,9 @@ pub struct Record {
 pub const RECORD_WORDS: usize = 5;
 
 impl Record {
+    /// No page.
+    pub const VACANT: Record = Record { place: Place::Vacant, loaded_epoch: 0, ticket: 0, rest: [0; 4] };
+
     /// A page in `place` with that checksum.
     pub fn held(place: Place, checksum: Checksum) -> Self {
         Record { place, loaded_epoch: 0, ticket: 0, rest: checksum.to_words() }

@@ -5,7 +5,7 @@
 //! held only for the look-up. An entry is `W` words; bits 0 and 1 of the first belong to the key's
 //! lock, the rest is the caller's. An entry whose payload is all zero in the first word is *vacant*.
 //!
-//! Invariants: `leaf.live` = entries of the leaf that are not vacant; `table.live` = sum over leaves.
+//! Invariants: `leaf.live` = entries of the leaf that are not vacant; `shard.live` = sum over its leaves.
 //! Lock order: shard, then entry; never the other way.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -45,19 +45,22 @@ pub struct Leaf<const W: usize> {
 struct Shard<const W: usize> {
     leaves: RwLock<FxHashMap<LeafId, Arc<Leaf<W>>>>,
     lot: ParkingLot,
+    /// Entries of its leaves that are not vacant.
+    live: AtomicU64,
 }
 
 /// Entries of `W` words by key.
 pub struct PageTable<const W: usize> {
     shards: Box<[Shard<W>]>,
-    live: AtomicU64,
     leaves: AtomicU64,
+    /// Of these, leaves in which every entry is vacant.
+    empty_leaves: AtomicU64,
 }
 
 /// One locked entry. Dropping it unlocks the key.
 pub struct Entry<'a, const W: usize> {
     table: &'a PageTable<W>,
-    lot: &'a ParkingLot,
+    shard: &'a Shard<W>,
     leaf: Arc<Leaf<W>>,
     index: usize,
     /// First word without lock bits, as it will be when the key is unlocked.
@@ -68,21 +71,21 @@ impl<const W: usize> Default for PageTable<W> {
     fn default() -> Self {
         PageTable {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            live: AtomicU64::new(0),
             leaves: AtomicU64::new(0),
+            empty_leaves: AtomicU64::new(0),
         }
     }
 }
 
 impl<const W: usize> PageTable<W> {
-    /// Entries that are not vacant. Exact at any time.
+    /// Entries that are not vacant; exact once calls have returned.
     pub fn live(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
+        self.shards.iter().map(|shard| shard.live.load(Ordering::Relaxed)).sum()
     }
 
     /// Nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.live() == 0
+        self.leaves.load(Ordering::Relaxed) == 0 || self.live() == 0
     }
 
     /// Bytes that the table takes now.
@@ -174,7 +177,15 @@ impl<const W: usize> PageTable<W> {
             }
         }
         self.leaves.fetch_sub(dropped, Ordering::Relaxed);
+        self.empty_leaves.fetch_sub(dropped, Ordering::Relaxed);
         dropped
+    }
+
+    /// Drops empty leaves when one in eight is empty: what is called again and again costs two looks.
+    pub fn trim_when_sparse(&self) {
+        if self.empty_leaves.load(Ordering::Relaxed) * 8 > self.leaves.load(Ordering::Relaxed) {
+            self.trim();
+        }
     }
 
     fn for_each_leaf(&self, mut visit: impl FnMut(&Arc<Leaf<W>>) -> bool) {
@@ -218,6 +229,7 @@ impl<const W: usize> PageTable<W> {
         let mut leaves = shard.write();
         let leaf = leaves.entry(id).or_insert_with(|| {
             self.leaves.fetch_add(1, Ordering::Relaxed);
+            self.empty_leaves.fetch_add(1, Ordering::Relaxed);
             Arc::new(Leaf {
                 id,
                 live: AtomicU32::new(0),
@@ -229,7 +241,7 @@ impl<const W: usize> PageTable<W> {
 
     fn lock_in<'a>(&'a self, shard: &'a Shard<W>, leaf: Arc<Leaf<W>>, index: usize) -> Entry<'a, W> {
         let first = key_lock::lock(&leaf.entries[index][0], &shard.lot);
-        Entry { table: self, lot: &shard.lot, leaf, index, first }
+        Entry { table: self, shard, leaf, index, first }
     }
 
     fn try_lock_in<'a>(
@@ -239,7 +251,7 @@ impl<const W: usize> PageTable<W> {
         index: usize,
     ) -> Option<Entry<'a, W>> {
         let first = key_lock::try_lock(&leaf.entries[index][0])?;
-        Some(Entry { table: self, lot: &shard.lot, leaf, index, first })
+        Some(Entry { table: self, shard, leaf, index, first })
     }
 }
 
@@ -305,12 +317,16 @@ impl<const W: usize> Entry<'_, W> {
         debug_assert_eq!(first & LOCK_BITS, 0);
         match (self.first == 0, first == 0) {
             (true, false) => {
-                self.leaf.live.fetch_add(1, Ordering::Relaxed);
-                self.table.live.fetch_add(1, Ordering::Relaxed);
+                if self.leaf.live.fetch_add(1, Ordering::Relaxed) == 0 {
+                    self.table.empty_leaves.fetch_sub(1, Ordering::Relaxed);
+                }
+                self.shard.live.fetch_add(1, Ordering::Relaxed);
             }
             (false, true) => {
-                self.leaf.live.fetch_sub(1, Ordering::Release);
-                self.table.live.fetch_sub(1, Ordering::Relaxed);
+                if self.leaf.live.fetch_sub(1, Ordering::Release) == 1 {
+                    self.table.empty_leaves.fetch_add(1, Ordering::Relaxed);
+                }
+                self.shard.live.fetch_sub(1, Ordering::Relaxed);
             }
             _ => {}
         }
@@ -325,7 +341,7 @@ impl<const W: usize> Entry<'_, W> {
 
 impl<const W: usize> Drop for Entry<'_, W> {
     fn drop(&mut self) {
-        key_lock::unlock(&self.leaf.entries[self.index][0], self.first, self.lot);
+        key_lock::unlock(&self.leaf.entries[self.index][0], self.first, &self.shard.lot);
     }
 }
 

@@ -130,7 +130,7 @@ pub fn assert_holds(chain: &Chain, key: Key, expected: &Page) {
 
 #[track_caller]
 pub fn assert_missing(chain: &Chain, key: Key) {
-    assert_eq!(chain.load(key, &mut Page::ZERO, false), Ok(false), "{key:?}");
+    assert_eq!(chain.load(key, &mut Page::default(), false), Ok(false), "{key:?}");
 }
 
 /// Waits until `holds` is true; the worker may be in the middle of moving a page.

@@ -219,7 +219,7 @@ impl Chain {
     /// goes on as before, and nothing was lost.
     pub fn remove_backend(&self, member: &Arc<Member>) -> Result<(), Error> {
         let _changes = self.lock_changes();
-        let roster = self.roster.current();
+        let roster = Roster::clone(&self.roster.current());
         let Some(position) = roster.members.iter().position(|seated| Arc::ptr_eq(&seated.member, member))
         else {
             return Err(Error::new(Kind::BackendNotInChain, &[("backend", &member.name())]));
@@ -237,8 +237,7 @@ impl Chain {
         }
         let mut smaller = Roster::clone(&roster);
         smaller.members.remove(position);
-        self.roster.replace(smaller);
-        Self::wait_until_last(&roster);
+        Self::wait_for_calls(&self.roster.replace(smaller));
         for area in roster.areas.keys() {
             member.backend().invalidate_area(Area(*area));
         }
@@ -300,12 +299,12 @@ impl Chain {
         }
         self.worker.stop();
         let _changes = self.lock_changes();
-        let roster = self.roster.current();
+        let roster = Roster::clone(&self.roster.current());
         for area in roster.areas.keys() {
             self.invalidate_area_in(&roster, Area(*area));
         }
-        self.roster.replace(Roster { version: roster.version, ..Roster::default() });
-        Self::wait_until_last(&roster);
+        let nobody = Roster { version: roster.version, ..Roster::default() };
+        Self::wait_for_calls(&self.roster.replace(nobody));
         for seated in &roster.members {
             seated.member.leave_seat();
         }
@@ -313,9 +312,11 @@ impl Chain {
 
     /// Waits for the calls that began with an old snapshot: they may still offer a page to a backend
     /// that is in it, and that backend may go to another chain next.
-    fn wait_until_last(roster: &Arc<Roster>) {
-        while Arc::strong_count(roster) > 1 {
-            std::thread::sleep(OLD_SNAPSHOT_POLL);
+    fn wait_for_calls(snapshots: &[Arc<Roster>]) {
+        for snapshot in snapshots {
+            while Arc::strong_count(snapshot) > 1 {
+                std::thread::sleep(OLD_SNAPSHOT_POLL);
+            }
         }
     }
 

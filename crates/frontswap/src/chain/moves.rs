@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Chain;
 use super::operations::MapEntry;
@@ -30,12 +31,16 @@ const EPOCH_LOADS_MIN: u64 = 64;
 const EPOCHS: u16 = 255;
 /// Rounds without progress after which a lowered capacity is left to the worker.
 const FIT_ROUNDS_MAX: u32 = 3;
+/// Rounds in all. Each hands down what is over then, and nothing new comes in meanwhile.
+const FIT_ROUNDS_TOTAL_MAX: u32 = 256;
+const FIT_PAUSE: Duration = Duration::from_millis(1);
 
 impl Chain {
     /// Does one bounded piece of housekeeping in every backend. True when there is more to do.
     pub fn maintain(&self) -> bool {
         let roster = self.roster.current();
         let mut has_more = false;
+        self.map.trim_when_sparse();
         for (position, seated) in roster.members.iter().enumerate() {
             let member = &seated.member;
             has_more |= member.backend().maintain();
@@ -58,12 +63,11 @@ impl Chain {
     /// more (rule B7). Returns the pages that are still too many.
     pub fn fit(&self, member: &Arc<Member>) -> Pages {
         let mut idle_rounds = 0;
-        // Nothing new comes in while it is over, so what is held now bounds the work.
-        let rounds_max = member.backend().usage().stored_pages.0 / WORKER_BATCH_PAGES as u64 * 4 + 64;
         for round in 0.. {
-            let usage = member.backend().usage();
-            let over = usage.excess.0.div_ceil(PAGE_SIZE as u64);
-            if over == 0 || idle_rounds == FIT_ROUNDS_MAX || round == rounds_max {
+            // What compaction frees need not move.
+            while member.backend().maintain() {}
+            let over = member.backend().usage().excess.0.div_ceil(PAGE_SIZE as u64);
+            if over == 0 || idle_rounds == FIT_ROUNDS_MAX || round == FIT_ROUNDS_TOTAL_MAX {
                 return Pages(over);
             }
             let roster = self.roster.current();
@@ -72,12 +76,19 @@ impl Chain {
                 return Pages(over);
             };
             let mut moved = 0;
-            if Self::can_demote_from(&roster, position) {
-                moved = self.demote_coldest(&roster, position, over.min(WORKER_BATCH_PAGES as u64) as usize);
+            while moved < over && Self::can_demote_from(&roster, position) {
+                let want = (over - moved).min(WORKER_BATCH_PAGES as u64) as usize;
+                let went = self.demote_coldest(&roster, position, want) as u64;
+                if went == 0 {
+                    break;
+                }
+                moved += went;
             }
-            while member.backend().maintain() {}
-            let is_smaller = member.backend().usage().excess < usage.excess;
-            idle_rounds = if moved > 0 || is_smaller { 0 } else { idle_rounds + 1 };
+            idle_rounds = if moved > 0 { 0 } else { idle_rounds + 1 };
+            if moved == 0 {
+                // The worker may have the last ones in its hands.
+                std::thread::sleep(FIT_PAUSE);
+            }
         }
         unreachable!("the rounds are bounded")
     }
@@ -99,7 +110,7 @@ impl Chain {
     /// Demotes one page, unless somebody is at it or it is no longer there.
     fn demote(&self, from: &Seated, key: Key) -> bool {
         let Some(mut entry) = self.map.try_lock_existing(key) else { return false };
-        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let roster = self.roster.fresh(self.roster.read(key), key);
         let place = Record::from_words(entry.get()).place;
         if place != Place::In(from.seat) && place != Place::InBoth(from.seat) {
             return false;
@@ -150,7 +161,6 @@ impl Chain {
                 if !Self::accepts(&candidate.member, key, &page) {
                     continue;
                 }
-                candidate.member.counters.page_came();
             }
             let to = candidate.seat;
             let place = if is_in_both && Some(to) != slow { Place::InBoth(to) } else { Place::In(to) };
@@ -190,7 +200,6 @@ impl Chain {
             if candidate.member.state() != State::Ready || !Self::accepts(&candidate.member, key, page) {
                 continue;
             }
-            candidate.member.counters.page_came();
             candidate.member.counters.count(key, Event::Promoted);
             self.counters.count(key, Event::Promoted);
             let keeps_slow_copy = self.options.writethrough && roster.slow_seat() == Some(seat);
@@ -249,9 +258,7 @@ impl Chain {
     }
 
     fn leave(&self, roster: &Roster, seat: Seat, key: Key) {
-        let member = roster.member(seat);
-        member.backend().invalidate_page(key);
-        member.counters.page_went();
+        roster.member(seat).backend().invalidate_page(key);
     }
 
     /// Records a move; the rest of the entry stays as it is.
@@ -262,6 +269,8 @@ impl Chain {
             "{:?} to {place:?} is no legal move",
             record.place
         );
-        entry.set_first(Record { place, loaded_epoch: 0, ..record }.to_words()[0]);
+        if let Ok(area) = roster.area(entry.key()) {
+            self.write(roster, area, entry, Record { place, loaded_epoch: 0, ..record });
+        }
     }
 }

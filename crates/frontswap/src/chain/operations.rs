@@ -17,7 +17,7 @@ use crate::table::Entry;
 pub(super) type MapEntry<'a> = Entry<'a, RECORD_WORDS>;
 
 /// A store that finds a fast backend full makes room this often before the page goes further down.
-const MAKE_ROOM_ROUNDS_MAX: u32 = 4;
+const MAKE_ROOM_ROUNDS_MAX: u32 = 16;
 
 impl Chain {
     /// Offers a page to the backends in order, until one accepts (rule F1).
@@ -32,27 +32,47 @@ impl Chain {
             return Ok(self.reject(before.area(key)?, key, Reject::NoBackend));
         }
         let mut entry = self.map.lock(key);
-        let roster = self.roster.fresh(&before, key);
+        let roster = self.roster.fresh(before, key);
         let area = roster.area(key)?;
-        // Rule F2: whatever is offered next, the old copy is gone before anybody is asked.
-        self.forget(&roster, area, &mut entry);
-        if roster.members.is_empty() {
-            return Ok(self.reject(area, key, Reject::NoBackend));
+        let (record, stored) = self.place(&roster, area, &entry, page);
+        self.write(&roster, area, &mut entry, record);
+        for counters in [&self.counters, &area.counters] {
+            match stored {
+                Stored::Rejected(reason) => counters.reject(key, reason),
+                _ => counters.count(key, Event::SuccStore),
+            }
         }
-        if !area.is_open.load(Ordering::Acquire) {
-            return Ok(self.reject(area, key, Reject::NoArea));
+        Ok(stored)
+    }
+
+    /// Finds a place for a page: what the map will say of it, and the answer.
+    ///
+    /// Rule F2: whatever becomes of it, the old copy is gone before anybody is asked. Only the first
+    /// to be asked forgets its own by itself (rule B4), and may overwrite it in place.
+    fn place(
+        &self,
+        roster: &Roster,
+        area: &AreaState,
+        entry: &MapEntry<'_>,
+        page: &Page,
+    ) -> (Record, Stored) {
+        let refused = match roster.members.first() {
+            None => Some(Reject::NoBackend),
+            Some(_) if !area.is_open.load(Ordering::Acquire) => Some(Reject::NoArea),
+            Some(_) => None,
+        };
+        if let Some(reason) = refused {
+            self.take_out(roster, entry, None);
+            return (Record::VACANT, Stored::Rejected(reason));
         }
         if let Some(word) = page.same_filled() {
-            self.hold(area, &mut entry, Record::same_filled(word));
-            return Ok(Stored::SameFilled);
+            self.take_out(roster, entry, None);
+            return (Record::same_filled(word), Stored::SameFilled);
         }
-        match self.offer(&roster, key, page) {
-            Ok((seat, place)) => {
-                self.hold(area, &mut entry, Record::held(place, page.checksum()));
-                roster.member(seat).counters.page_came();
-                Ok(Stored::In(seat))
-            }
-            Err(reason) => Ok(self.reject(area, key, reason)),
+        self.take_out(roster, entry, roster.members.first().map(|first| first.seat));
+        match self.offer(roster, entry.key(), page) {
+            Ok((seat, place)) => (Record::held(place, page.checksum()), Stored::In(seat)),
+            Err(reason) => (Record::VACANT, Stored::Rejected(reason)),
         }
     }
 
@@ -70,7 +90,7 @@ impl Chain {
             area.counters.count(key, Event::LoadMissing);
             return Ok(false);
         };
-        let roster = self.roster.fresh(&before, key);
+        let roster = self.roster.fresh(before, key);
         let area = roster.area(key)?;
         let result = self.copy_out(&roster, &mut entry, out);
         let event = if result.is_ok() { Event::Load } else { Event::LoadError };
@@ -88,7 +108,7 @@ impl Chain {
     /// Forgets one page. Cannot fail.
     pub fn invalidate_page(&self, key: Key) {
         let Some(mut entry) = self.map.lock_existing(key).filter(|entry| !entry.is_vacant()) else { return };
-        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let roster = self.roster.fresh(self.roster.read(key), key);
         let Ok(area) = roster.area(key) else { return };
         self.forget(&roster, area, &mut entry);
         self.counters.count(key, Event::Invalidate);
@@ -164,10 +184,7 @@ impl Chain {
             return Ok(Place::In(seat));
         }
         match slow.member.store(key, page) {
-            Ok(Answer::Accepted) => {
-                slow.member.counters.page_came();
-                Ok(Place::InBoth(seat))
-            }
+            Ok(Answer::Accepted) => Ok(Place::InBoth(seat)),
             refused => {
                 roster.member(seat).backend().invalidate_page(key);
                 slow.member.backend().invalidate_page(key);
@@ -242,43 +259,46 @@ impl Chain {
         Ok(())
     }
 
-    /// Records a page that was accepted.
-    fn hold(&self, area: &AreaState, entry: &mut MapEntry<'_>, record: Record) {
-        let key = entry.key();
-        let is_same_filled = record.place == Place::SameFilled;
-        entry.set(record.to_words());
-        for counters in [&self.counters, &area.counters] {
-            counters.count(key, Event::SuccStore);
-            counters.page_came();
-            if is_same_filled {
-                counters.same_filled(true);
-            }
+    /// Forgets a page wherever it is. Leaves the entry vacant.
+    pub(super) fn forget(&self, roster: &Roster, area: &AreaState, entry: &mut MapEntry<'_>) {
+        self.take_out(roster, entry, None);
+        self.write(roster, area, entry, Record::VACANT);
+    }
+
+    /// Tells the backends that have a page to forget it, but for one. The entry still names them.
+    fn take_out(&self, roster: &Roster, entry: &MapEntry<'_>, but: Option<Seat>) {
+        let place = Record::from_words(entry.get()).place;
+        for seat in place.seats(roster.slow_seat()).into_iter().flatten().filter(|seat| Some(*seat) != but) {
+            roster.member(seat).invalidate_page(entry.key());
         }
     }
 
-    /// Forgets a page wherever it is. Leaves the entry vacant.
-    pub(super) fn forget(&self, roster: &Roster, area: &AreaState, entry: &mut MapEntry<'_>) {
-        if entry.is_vacant() {
-            return;
-        }
-        let key = entry.key();
-        let place = Record::from_words(entry.get()).place;
-        if let Place::In(seat) | Place::InBoth(seat) = place {
-            let member = roster.member(seat);
-            member.invalidate_page(key);
-            member.counters.page_went();
-        }
-        if let (Place::InBoth(_), Some(slow)) = (place, roster.slow()) {
-            slow.member.invalidate_page(key);
-            slow.member.counters.page_went();
-        }
-        for counters in [&self.counters, &area.counters] {
-            counters.page_went();
-            if place == Place::SameFilled {
-                counters.same_filled(false);
+    /// Writes an entry and counts what changed by it: nothing, when a page is overwritten where it was.
+    pub(super) fn write(&self, roster: &Roster, area: &AreaState, entry: &mut MapEntry<'_>, next: Record) {
+        let from = Record::from_words(entry.get()).place;
+        let to = next.place;
+        if from != to {
+            let slow = roster.slow_seat();
+            for seat in to.seats(slow).into_iter().flatten().filter(|seat| !from.is_in(*seat, slow)) {
+                roster.member(seat).counters.page_came();
+            }
+            for seat in from.seats(slow).into_iter().flatten().filter(|seat| !to.is_in(*seat, slow)) {
+                roster.member(seat).counters.page_went();
+            }
+            for counters in [&self.counters, &area.counters] {
+                match (from == Place::Vacant, to == Place::Vacant) {
+                    (true, false) => counters.page_came(),
+                    (false, true) => counters.page_went(),
+                    _ => {}
+                }
+                match (from == Place::SameFilled, to == Place::SameFilled) {
+                    (false, true) => counters.same_filled(true),
+                    (true, false) => counters.same_filled(false),
+                    _ => {}
+                }
             }
         }
-        entry.clear();
+        entry.set(next.to_words());
     }
 
     fn reject(&self, area: &AreaState, key: Key, reason: Reject) -> Stored {

@@ -92,8 +92,8 @@ impl Roster {
     }
 }
 
-/// Copies of the pointer to the snapshot, so that threads do not meet on one reference count.
-const COPIES: usize = 8;
+/// Copies of the snapshot, so that threads do not meet on one reference count.
+const COPIES: usize = 16;
 
 #[derive(Default)]
 #[repr(align(128))]
@@ -109,8 +109,7 @@ pub struct RosterCell {
 impl RosterCell {
     /// The snapshot for an operation on `key`.
     pub fn read(&self, key: Key) -> Arc<Roster> {
-        let copy = (key.offset.0 / 128 + u64::from(key.area.0)) as usize % COPIES;
-        self.copies[copy].0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.copies[key.spread() % COPIES].0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The snapshot, for what is not about one key.
@@ -121,8 +120,8 @@ impl RosterCell {
     /// The newest snapshot, `before` or a later one. Called with a key's lock held: what a map entry
     /// under that lock names is in it, because the version changes before anybody can see the new
     /// snapshot and use a seat of it.
-    pub fn fresh(&self, before: &Arc<Roster>, key: Key) -> Arc<Roster> {
-        let mut roster = before.clone();
+    pub fn fresh(&self, before: Arc<Roster>, key: Key) -> Arc<Roster> {
+        let mut roster = before;
         while self.version.load(Ordering::Acquire) != roster.version {
             std::hint::spin_loop();
             roster = self.read(key);
@@ -130,13 +129,15 @@ impl RosterCell {
         roster
     }
 
-    /// Makes `roster` the current one. The caller serialises changes.
-    pub fn replace(&self, mut roster: Roster) {
+    /// Makes `roster` the current one, and returns the copies of the one before. The caller serialises
+    /// changes.
+    pub fn replace(&self, mut roster: Roster) -> Vec<Arc<Roster>> {
         roster.version += 1;
         self.version.store(roster.version, Ordering::Release);
-        let roster = Arc::new(roster);
-        for copy in &self.copies {
-            *copy.0.write().unwrap_or_else(PoisonError::into_inner) = roster.clone();
-        }
+        let renew = |copy: &Copy| {
+            let mut current = copy.0.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::new(roster.clone()))
+        };
+        self.copies.iter().map(renew).collect()
     }
 }

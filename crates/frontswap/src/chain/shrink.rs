@@ -81,7 +81,7 @@ impl Chain {
     /// False when the page should move and did not.
     fn sink_one(&self, entry: &mut MapEntry<'_>) -> bool {
         let key = entry.key();
-        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let roster = self.roster.fresh(self.roster.read(key), key);
         let Some(slow) = roster.slow() else { return false };
         match Record::from_words(entry.get()).place {
             Place::In(seat) | Place::InBoth(seat) if seat != slow.seat => self.sink(&roster, entry),
@@ -95,7 +95,7 @@ impl Chain {
         let Some(mut entry) = self.map.lock_existing(key).filter(|entry| !entry.is_vacant()) else {
             return Ok(false);
         };
-        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let roster = self.roster.fresh(self.roster.read(key), key);
         let is_slow = |place| roster.slow_seat().is_some_and(|slow| place == Place::In(slow));
         if !from_slow && is_slow(Record::from_words(entry.get()).place) {
             return Ok(false);
@@ -112,7 +112,7 @@ impl Chain {
         if Record::from_words(entry.get()).ticket != ticket {
             return;
         }
-        let roster = self.roster.fresh(&self.roster.read(key), key);
+        let roster = self.roster.fresh(self.roster.read(key), key);
         if let Ok(area) = roster.area(key) {
             self.forget(&roster, area, &mut entry);
         }
