@@ -25,8 +25,8 @@ pub const UNIT_BYTES: usize = 16 << 10;
 /// Units of a large span: 64 KiB, of which even slots of 4096 bytes waste nothing.
 const LARGE_UNITS: u32 = 4;
 const LARGE_BYTES: usize = LARGE_UNITS as usize * UNIT_BYTES;
-/// A class with this much in it grows by large spans: a beginning is then at most a quarter of it.
-const LARGE_FROM_BYTES: u64 = 256 << 10;
+/// A class with this much in it grows by large spans: a beginning is then at most an eighth of it.
+const LARGE_FROM_BYTES: u64 = 512 << 10;
 /// A class with this much in it has two lanes: another beginning is then at most 2 % of it.
 const LANES_FROM_BYTES: u64 = 4 << 20;
 const LANES: usize = 2;
@@ -157,8 +157,9 @@ impl Objects {
     /// Copies `object` into a slot. `None` when there is none and no span may be added without
     /// `memory_bytes` going above `memory_bytes_max`.
     pub fn insert(&self, object: &[u8], memory_bytes_max: u64) -> Option<Handle> {
-        // Above the limit nothing comes in, whatever slots are free: memory has to go down.
-        if self.memory_bytes() > memory_bytes_max {
+        // When what is in use does not fit, nothing comes in, whatever slots are free. When only free slots
+        // are too many, they may be used: compaction brings the rest down.
+        if self.memory_bytes() > memory_bytes_max && self.slot_and_object_bytes().0 > memory_bytes_max {
             return None;
         }
         let class = self.class_of[object.len().div_ceil(8)];
@@ -292,10 +293,11 @@ impl Objects {
         self.class(number).take_slot(number)
     }
 
+    /// A slot in the other lane of the class, or in one of the next larger classes.
     fn slot_of_larger(&self, number: u8) -> Option<Handle> {
-        let last = (self.classes.len() - 1) as u8;
-        (number + 1..=last.min(number + CLASS_OVERSHOOT_MAX * LANES as u8))
-            .find_map(|larger| self.slot(larger))
+        let first = number - number % LANES as u8;
+        let last = (self.classes.len() - 1).min(usize::from(first + CLASS_OVERSHOOT_MAX * LANES as u8));
+        (first..=last as u8).filter(|other| *other != number).find_map(|other| self.slot(other))
     }
 
     /// A slot of a span that nobody else has taken from yet: no span in a class is ever empty.
@@ -359,7 +361,7 @@ impl Objects {
 
     fn bytes_of_units(units: u32) -> u64 {
         // A record, its place in the class's map, and a bitmap of mostly one word.
-        u64::from(units) * UNIT_BYTES as u64 + size_of::<(u32, Span)>() as u64 + 16
+        u64::from(units) * (UNIT_BYTES + size_of::<(u32, Span)>() + 16) as u64
     }
 
     fn place(&self, handle: Handle) -> usize {

@@ -129,7 +129,8 @@ impl Member {
         !self.is_seated.swap(true, Ordering::AcqRel)
     }
 
-    pub(crate) fn leave_seat(&self) {
+    /// Gives it free for another chain or wrapper.
+    pub fn leave_seat(&self) {
         self.is_seated.store(false, Ordering::Release);
     }
 

@@ -8,7 +8,7 @@
 //! Invariants: `leaf.live` = entries of the leaf that are not vacant; `shard.live` = sum over its leaves.
 //! Lock order: shard, then entry; never the other way.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustc_hash::FxHashMap;
@@ -53,8 +53,9 @@ struct Shard<const W: usize> {
 pub struct PageTable<const W: usize> {
     shards: Box<[Shard<W>]>,
     leaves: AtomicU64,
-    /// Of these, leaves in which every entry is vacant.
-    empty_leaves: AtomicU64,
+    /// Of these, leaves in which every entry is vacant. Below zero for a moment, when a leaf that one
+    /// thread has emptied is filled by another before the first has counted it.
+    empty_leaves: AtomicI64,
 }
 
 /// One locked entry. Dropping it unlocks the key.
@@ -72,7 +73,7 @@ impl<const W: usize> Default for PageTable<W> {
         PageTable {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             leaves: AtomicU64::new(0),
-            empty_leaves: AtomicU64::new(0),
+            empty_leaves: AtomicI64::new(0),
         }
     }
 }
@@ -177,13 +178,13 @@ impl<const W: usize> PageTable<W> {
             }
         }
         self.leaves.fetch_sub(dropped, Ordering::Relaxed);
-        self.empty_leaves.fetch_sub(dropped, Ordering::Relaxed);
+        self.empty_leaves.fetch_sub(dropped as i64, Ordering::Relaxed);
         dropped
     }
 
     /// Drops empty leaves when one in eight is empty: what is called again and again costs two looks.
     pub fn trim_when_sparse(&self) {
-        if self.empty_leaves.load(Ordering::Relaxed) * 8 > self.leaves.load(Ordering::Relaxed) {
+        if self.empty_leaves.load(Ordering::Relaxed) * 8 > self.leaves.load(Ordering::Relaxed) as i64 {
             self.trim();
         }
     }

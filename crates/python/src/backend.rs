@@ -42,15 +42,29 @@ pub struct Seat {
     pub chain: Mutex<Weak<frontswap::Chain>>,
     /// Rule B9 for a backend without a chain: calls on one key wait for each other.
     keys: [Mutex<()>; KEY_LOCKS],
+    /// The backend that this one wraps.
+    inner: Option<Arc<Member>>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(inner) = &self.inner {
+            inner.leave_seat();
+        }
+    }
 }
 
 impl Backend {
-    fn wrap(backend: Arc<dyn frontswap::Backend>) -> Self {
+    fn wrap(backend: Arc<dyn frontswap::Backend>, inner: Option<Arc<Member>>) -> Self {
         let member = Arc::new(Member::new(backend));
         let description = member.description().clone();
         let label = member.name().to_owned();
-        let seat =
-            Seat { member, chain: Mutex::new(Weak::new()), keys: [const { Mutex::new(()) }; KEY_LOCKS] };
+        let seat = Seat {
+            member,
+            chain: Mutex::new(Weak::new()),
+            keys: [const { Mutex::new(()) }; KEY_LOCKS],
+            inner,
+        };
         Backend {
             seat: Closable::new(Arc::new(seat), label),
             kind: description.kind,
@@ -110,14 +124,14 @@ impl Backend {
         let codec = CodecChoice::from_name(codec).map_err(|error| raise(py, &error))?;
         let options = ZpoolOptions { capacity: Bytes(capacity), codec, level, incompressible };
         let pool = detached(py, "create a zpool", || Zpool::new(options))?;
-        Ok(Self::wrap(Arc::new(pool)))
+        Ok(Self::wrap(Arc::new(pool), None))
     }
 
     /// Plain RAM.
     #[staticmethod]
     fn ram(py: Python<'_>, capacity: u64) -> PyResult<Self> {
         let ram = detached(py, "create plain ram", || Ram::new(Bytes(capacity)))?;
-        Ok(Self::wrap(Arc::new(ram)))
+        Ok(Self::wrap(Arc::new(ram), None))
     }
 
     /// The slow swap.
@@ -127,7 +141,7 @@ impl Backend {
         let file = detached(py, "create a swap file", || {
             SwapFile::create(Path::new(directory), Bytes(size), direct)
         })?;
-        Ok(Self::wrap(Arc::new(file)))
+        Ok(Self::wrap(Arc::new(file), None))
     }
 
     /// Another backend, with faults. The inner one belongs to it from then on.
@@ -150,13 +164,13 @@ impl Backend {
         }
         let delay = Duration::from_micros(delay_us);
         let faults = Faults { seed, reject, delay, store_error, load_error, corrupt };
-        Ok(Self::wrap(Arc::new(FaultInject::new(member.backend().clone(), faults))))
+        Ok(Self::wrap(Arc::new(FaultInject::new(member.backend().clone(), faults)), Some(member)))
     }
 
     /// A backend written in Python: an object with the five methods.
     #[staticmethod]
     fn python(implementation: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self::wrap(Arc::new(PythonBackend::new(implementation)?)))
+        Ok(Self::wrap(Arc::new(PythonBackend::new(implementation)?), None))
     }
 
     #[getter]

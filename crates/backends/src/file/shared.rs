@@ -156,7 +156,8 @@ impl Shared {
         Answer::Rejected(Reject::Full)
     }
 
-    /// Stages a page that was admitted under `state`, and makes `entry`, which is vacant, name it.
+    /// Stages a page that was admitted under `state`, and makes `entry` name it. What the entry named
+    /// before was forgotten.
     pub(super) fn stage(&self, mut state: MutexGuard<'_, State>, entry: &mut Entry<'_, 1>, bytes: &[u8]) {
         let (position, is_full) = state.stage(entry.key());
         // Taken before the state is let go: who writes this batch to the disk comes after the copy.
@@ -233,7 +234,6 @@ impl Shared {
                 return false;
             }
             state.forget_slot(slot);
-            entry.clear();
             self.stage(state, &mut entry, &page.0);
             moved += 1;
             moved < MOVE_PAGES_MAX
@@ -250,9 +250,10 @@ impl Shared {
         self.lock_state().slots.has_stale()
     }
 
-    /// Drops leaves of the table without pages, when many pages went since.
+    /// Drops leaves of the table without pages, when many pages went since, or all.
     pub(super) fn trim(&self) {
-        if self.counts.forgotten.load(Ordering::Relaxed) >= TRIM_PAGES {
+        let forgotten = self.counts.forgotten.load(Ordering::Relaxed);
+        if forgotten >= TRIM_PAGES || forgotten > 0 && self.table.live() == 0 {
             self.counts.forgotten.store(0, Ordering::Relaxed);
             self.table.trim();
         }

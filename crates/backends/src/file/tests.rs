@@ -599,4 +599,7 @@ fn memory_is_counted() {
         swap.store(Key::new(0, offset * 1000), &Page::ZERO).unwrap();
     }
     assert!(swap.usage().mem_used_total.0 >= before + 100 * 512, "the index is");
+    swap.invalidate_area(Area(0));
+    assert!(!swap.maintain());
+    assert_eq!(swap.usage().mem_used_total.0, before);
 }

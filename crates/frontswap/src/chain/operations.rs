@@ -17,7 +17,7 @@ use crate::table::Entry;
 pub(super) type MapEntry<'a> = Entry<'a, RECORD_WORDS>;
 
 /// A store that finds a fast backend full makes room this often before the page goes further down.
-const MAKE_ROOM_ROUNDS_MAX: u32 = 16;
+const MAKE_ROOM_ROUNDS_MAX: u32 = 8;
 
 impl Chain {
     /// Offers a page to the backends in order, until one accepts (rule F1).
