@@ -25,7 +25,8 @@ class AreaStats:
         load_errors: Loads of a page that was held and could not be given back.
         succ_stores: Stores that were accepted.
         failed_stores: Stores that were rejected; the `reject_*` counters are its parts.
-        invalidates: Pages that were invalidated or overwritten.
+        invalidates: Pages that their owner invalidated. A backend counts exclusive loads too, and pages that were
+            stored again with another backend asked first.
         stored_pages: Pages held now.
         same_filled_pages: Of these, pages of one repeated word, which take no backend space.
         written_back_pages: Pages that were demoted.

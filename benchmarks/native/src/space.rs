@@ -16,7 +16,7 @@ pub fn run(data: &[Vec<Page>], churn: u64) {
         let kind = offset % data.len();
         chain.store(key(offset), &data[kind][offset / data.len() % data[kind].len()]).expect("it is stored");
     }
-    while chain.maintain() {}
+    settle(&chain);
     report("fill", &chain, &*pool);
     // Kinds come and go in waves, so that size classes grow and shrink, as programs do.
     let mut random = 0x2545_f491_4f6c_dd1du64;
@@ -42,8 +42,16 @@ pub fn run(data: &[Vec<Page>], churn: u64) {
             worst = worst.max(usage.mem_used_total.0 as f64 / usage.compr_data_size.0 as f64);
         }
     }
+    settle(&chain);
     report("churn", &chain, &*pool);
     println!("{{\"phase\": \"worst\", \"ratio\": {worst:.4}}}");
+}
+
+/// Gives the housekeeping the moment that it takes from a program that pauses.
+fn settle(chain: &frontswap::Chain) {
+    for _ in 0..3 {
+        while chain.maintain() {}
+    }
 }
 
 fn report(phase: &str, chain: &frontswap::Chain, pool: &dyn Backend) {

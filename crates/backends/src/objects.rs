@@ -36,8 +36,13 @@ const SLOT_BYTES_MIN: usize = 64;
 const CLASS_STEP_PERCENT: usize = 3;
 /// How many larger classes a store looks at when its own is full and there is no new span.
 const CLASS_OVERSHOOT_MAX: u8 = 12;
-/// Empty units that are kept at hand: a page that goes and another that comes cost no system call.
-const STOCK_UNITS_MAX: usize = 16;
+/// Empty units that are kept at hand, so that a page that goes and another that comes cost no system
+/// call: one for every 128 in use, within these.
+const STOCK_UNITS_MIN: u64 = 1;
+const STOCK_UNITS_MAX: u64 = 16;
+/// Large spans that are made ready ahead of a pool that grows: 1 MiB, and as many at a time.
+const AHEAD_SPANS_MAX: usize = 16;
+const AHEAD_SPANS_STEP: usize = 4;
 
 /// Where an object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,8 @@ pub struct Objects {
     stock: Mutex<Stock>,
     /// Units with memory behind them.
     units: AtomicU64,
+    /// Large spans that classes have taken so far.
+    taken: AtomicU64,
 }
 
 impl Objects {
@@ -129,6 +136,7 @@ impl Objects {
             class_of,
             stock: Mutex::default(),
             units: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
         })
     }
 
@@ -289,6 +297,35 @@ impl Objects {
         !small.is_empty() || !large.is_empty()
     }
 
+    /// Large spans that classes have taken so far: the pool grows when this does.
+    pub fn spans_taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Puts memory behind some spans that a growing pool will take next, so that no store has to wait
+    /// for the system to clear it. True when there may be more to do.
+    pub fn prepare(&self, memory_bytes_max: u64) -> bool {
+        for _ in 0..AHEAD_SPANS_STEP {
+            let ready = self.stock().large.ready.len();
+            let ahead_bytes = Self::bytes_of_units(LARGE_UNITS) * AHEAD_SPANS_MAX as u64;
+            if ready >= AHEAD_SPANS_MAX || self.memory_bytes() + ahead_bytes > memory_bytes_max {
+                return false;
+            }
+            let Some(id) = self.commit_span(LARGE_UNITS) else { return false };
+            self.stock().large.ready.push(id);
+        }
+        true
+    }
+
+    /// Gives back what was made ready for a pool that no longer grows.
+    pub fn forget_prepared(&self) {
+        let mut stock = self.stock();
+        let kept = stock.large.ready.len().min(1);
+        let spare = stock.large.ready.split_off(kept);
+        drop(stock);
+        spare.iter().for_each(|span| self.release(*span, LARGE_UNITS));
+    }
+
     fn slot(&self, number: u8) -> Option<Handle> {
         self.class(number).take_slot(number)
     }
@@ -324,33 +361,41 @@ impl Objects {
     }
 
     fn take_span(&self, units: u32, memory_bytes_max: u64) -> Option<(u32, u32)> {
-        let mut stock = self.stock();
-        if let Some(id) = stock.spare(units).ready.pop() {
+        self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
+        if let Some(id) = self.stock().spare(units).ready.pop() {
             return Some((id, units));
         }
         if self.memory_bytes() + Self::bytes_of_units(units) > memory_bytes_max {
             return None;
         }
-        let id = stock.take_bare(units, self.arena.length())?;
+        Some((self.commit_span(units)?, units))
+    }
+
+    /// A span that is in no class, with memory behind it.
+    fn commit_span(&self, units: u32) -> Option<u32> {
+        let id = self.stock().take_bare(units, self.arena.length())?;
         self.units.fetch_add(u64::from(units), Ordering::Relaxed);
-        drop(stock);
         if !self.arena.commit(id as usize * UNIT_BYTES, units as usize * UNIT_BYTES) {
             self.units.fetch_sub(u64::from(units), Ordering::Relaxed);
             self.stock().spare(units).bare.push(id);
             return None;
         }
-        Some((id, units))
+        Some(id)
     }
 
     fn put_back(&self, id: u32, units: u32) {
         let mut stock = self.stock();
         let kept = stock.small.ready.len() + stock.large.ready.len() * LARGE_UNITS as usize;
-        if kept + units as usize <= STOCK_UNITS_MAX {
+        if kept as u64 + u64::from(units) <= self.stock_units_max() {
             stock.spare(units).ready.push(id);
             return;
         }
         drop(stock);
         self.release(id, units);
+    }
+
+    fn stock_units_max(&self) -> u64 {
+        (self.units.load(Ordering::Relaxed) / 128).clamp(STOCK_UNITS_MIN, STOCK_UNITS_MAX)
     }
 
     fn release(&self, id: u32, units: u32) {

@@ -7,7 +7,7 @@
 //!
 //! Lock order: an entry, then what [`Objects`] locks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use frontswap::backend::{Answer, Backend, Description, Loaded, Reject, Usage};
@@ -67,14 +67,18 @@ pub struct Zpool {
     pool_limit_hit: AtomicU64,
     compacted_objects: AtomicU64,
     compaction: Mutex<Compaction>,
+    /// There is more memory than the capacity, and compaction finds nothing to free.
+    is_packed: AtomicBool,
 }
 
-/// A sweep over the table that moves objects out of the chosen spans.
+/// A sweep over the table that moves objects out of the chosen spans, and what it remembers of growth.
 #[derive(Default)]
 struct Compaction {
     evacuees: Evacuees,
     /// The next shard to sweep; 0 when no sweep is under way.
     shard: usize,
+    /// What [`Objects::spans_taken`] said last.
+    spans_taken: u64,
 }
 
 /// An object as its entry records it.
@@ -137,6 +141,7 @@ impl Zpool {
             pool_limit_hit: AtomicU64::new(0),
             compacted_objects: AtomicU64::new(0),
             compaction: Mutex::default(),
+            is_packed: AtomicBool::new(false),
         })
     }
 
@@ -157,20 +162,41 @@ impl Zpool {
     }
 
     /// What is above the capacity, and what is above it less the reserve, as bytes of pages.
+    ///
+    /// What is in use and does not fit has to go. When only free slots are too many, compaction has to
+    /// bring them down first; when it cannot, a quarter of the rest goes, and it tries again.
     fn excess_and_pressure(&self) -> (u64, u64) {
         let capacity = self.capacity();
         let overhead = self.overhead_bytes();
-        let excess = (self.objects.memory_bytes() + overhead).saturating_sub(capacity);
-        let reserve = (capacity / RESERVE_DIVISOR).min(RESERVE_BYTES_MAX);
         let (slot_bytes, _) = self.objects.slot_and_object_bytes();
-        let above_reserve = (slot_bytes + overhead + reserve).saturating_sub(capacity);
+        let in_use = slot_bytes + overhead;
+        let memory = self.objects.memory_bytes() + overhead;
+        let excess = if in_use > capacity {
+            in_use - capacity
+        } else if memory > capacity && self.is_packed.load(Ordering::Relaxed) {
+            ((memory - capacity) / 4).max(UNIT_BYTES as u64)
+        } else {
+            0
+        };
+        let reserve = (capacity / RESERVE_DIVISOR).min(RESERVE_BYTES_MAX);
+        let pressure = excess.max((in_use + reserve).saturating_sub(capacity));
         let pages = self.table.live();
         let in_pages = |bytes: u64| {
-            let pages =
-                (u128::from(bytes) * u128::from(pages)).div_ceil(u128::from(slot_bytes.max(1))) as u64;
-            pages * PAGE_SIZE as u64
+            let part = (u128::from(bytes) * u128::from(pages)).div_ceil(u128::from(slot_bytes.max(1)));
+            (part as u64).min(pages) * PAGE_SIZE as u64
         };
-        (in_pages(excess), in_pages(excess.max(above_reserve)))
+        (in_pages(excess), in_pages(pressure))
+    }
+
+    /// Makes memory ready for a pool that has grown since the last look. True when there may be more to
+    /// do.
+    fn prepare(&self, sweep: &mut Compaction) -> bool {
+        let taken_before = std::mem::replace(&mut sweep.spans_taken, self.objects.spans_taken());
+        if sweep.spans_taken == taken_before {
+            self.objects.forget_prepared();
+            return false;
+        }
+        self.objects.prepare(self.capacity().saturating_sub(self.overhead_bytes()))
     }
 
     /// Begins a sweep when it would free enough. True when one is under way.
@@ -209,7 +235,8 @@ impl Zpool {
         sweep.shard += 1;
         if sweep.shard == self.table.shard_count() {
             self.objects.reopen(&sweep.evacuees);
-            *sweep = Compaction::default();
+            sweep.evacuees.clear();
+            sweep.shard = 0;
         }
     }
 }
@@ -324,15 +351,19 @@ impl Backend for Zpool {
     fn maintain(&self) -> bool {
         let mut sweep = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         self.table.trim_when_sparse();
-        if !self.begin_compaction(&mut sweep) {
-            if self.objects.memory_bytes() + self.overhead_bytes() > self.capacity() {
-                self.objects.release_stock();
-                self.table.trim();
-            }
-            return false;
+        let is_growing = self.prepare(&mut sweep);
+        if self.begin_compaction(&mut sweep) {
+            self.is_packed.store(false, Ordering::Relaxed);
+            self.sweep_shard(&mut sweep);
+            return true;
         }
-        self.sweep_shard(&mut sweep);
-        true
+        let is_over = || self.objects.memory_bytes() + self.overhead_bytes() > self.capacity();
+        if is_over() {
+            self.objects.release_stock();
+            self.table.trim();
+        }
+        self.is_packed.store(is_over(), Ordering::Relaxed);
+        is_growing
     }
 
     fn details(&self) -> Vec<(&'static str, u64)> {

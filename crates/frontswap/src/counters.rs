@@ -25,7 +25,8 @@ pub enum Event {
     /// A store was rejected.
     FailedStore,
     /// A page that was held was invalidated by its owner. A backend counts here whenever it is told to
-    /// forget a page for its owner's sake: an overwrite and an exclusive load too.
+    /// forget a page for its owner's sake: after an exclusive load too, and when a page that it has is
+    /// stored again and another is asked first.
     Invalidate,
     /// A page came down the chain into this backend, or went down from this chain or area.
     WrittenBack,

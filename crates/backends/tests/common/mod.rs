@@ -33,7 +33,9 @@ impl Look {
         let mut page = Page::ZERO;
         match self {
             Look::Word => page.fill(seed),
-            Look::Counters => fill_words(&mut page, |index| 1_000_000 + seed * 1024 + 3 * index),
+            Look::Counters => {
+                fill_words(&mut page, |index| seed.wrapping_mul(1024).wrapping_add(1_000_000 + 3 * index))
+            }
             Look::Noise => fill_words(&mut page, |index| mix(seed ^ mix(index))),
             Look::Text => write_text(&mut page, seed),
         }

@@ -29,10 +29,10 @@ const PROMOTE_EPOCHS_MAX: u16 = 8;
 const EPOCH_LOADS_MIN: u64 = 64;
 /// Epochs are numbered 1 to 255, round and round; 0 in an entry is never.
 const EPOCHS: u16 = 255;
-/// Rounds without progress after which a lowered capacity is left to the worker.
-const FIT_ROUNDS_MAX: u32 = 3;
-/// Rounds in all. Each hands down what is over then, and nothing new comes in meanwhile.
-const FIT_ROUNDS_TOTAL_MAX: u32 = 256;
+/// Rounds without progress after which a lowered capacity is left to the worker, and the pause in each.
+const FIT_IDLE_ROUNDS_MAX: u32 = 5;
+/// Rounds for compaction, beside those for pages.
+const FIT_ROUNDS_MIN: u64 = 4096;
 const FIT_PAUSE: Duration = Duration::from_millis(1);
 
 impl Chain {
@@ -62,41 +62,43 @@ impl Chain {
     /// Hands pages of `member` down until it is within its capacity, or until nothing below takes
     /// more (rule B7). Returns the pages that are still too many.
     pub fn fit(&self, member: &Arc<Member>) -> Pages {
+        let usage = || member.backend().usage();
+        let over = || usage().excess.0.div_ceil(PAGE_SIZE as u64);
+        // Nothing new comes in while it is over, so what is held now bounds the work.
+        let rounds_max = FIT_ROUNDS_MIN + usage().stored_pages.0 / 16;
         let mut idle_rounds = 0;
-        for round in 0.. {
-            // What compaction frees need not move.
-            while member.backend().maintain() {}
-            let over = member.backend().usage().excess.0.div_ceil(PAGE_SIZE as u64);
-            if over == 0 || idle_rounds == FIT_ROUNDS_MAX || round == FIT_ROUNDS_TOTAL_MAX {
-                return Pages(over);
+        for _ in 0..rounds_max {
+            let has_more = member.backend().maintain();
+            let too_many = over();
+            if too_many == 0 && !has_more || idle_rounds == FIT_IDLE_ROUNDS_MAX {
+                return Pages(too_many);
+            }
+            if too_many == 0 {
+                continue;
             }
             let roster = self.roster.current();
-            let Some(position) = roster.members.iter().position(|seated| Arc::ptr_eq(&seated.member, member))
-            else {
-                return Pages(over);
-            };
-            let mut moved = 0;
-            while moved < over && Self::can_demote_from(&roster, position) {
-                let want = (over - moved).min(WORKER_BATCH_PAGES as u64) as usize;
-                let went = self.demote_coldest(&roster, position, want) as u64;
-                if went == 0 {
-                    break;
+            let position = roster.members.iter().position(|seated| Arc::ptr_eq(&seated.member, member));
+            let want = too_many.min(WORKER_BATCH_PAGES as u64) as usize;
+            let moved = match position {
+                Some(position) if Self::can_demote_from(&roster, position) => {
+                    self.demote_coldest(&roster, position, want)
                 }
-                moved += went;
-            }
-            idle_rounds = if moved > 0 { 0 } else { idle_rounds + 1 };
-            if moved == 0 {
+                _ => 0,
+            };
+            if moved > 0 || has_more {
+                idle_rounds = 0;
+            } else {
+                idle_rounds += 1;
                 // The worker may have the last ones in its hands.
                 std::thread::sleep(FIT_PAUSE);
             }
         }
-        unreachable!("the rounds are bounded")
+        Pages(over())
     }
 
     /// Demotes a few pages of the backend at `position` for a store that waits. True when one went.
     pub(super) fn make_room(&self, roster: &Roster, position: usize) -> bool {
-        Self::can_demote_from(roster, position)
-            && self.demote_coldest(roster, position, INLINE_BATCH_PAGES) > 0
+        self.demote_coldest(roster, position, INLINE_BATCH_PAGES) > 0
     }
 
     /// Demotes up to `want` of the coldest pages of the backend at `position`; returns how many went.

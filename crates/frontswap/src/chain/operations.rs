@@ -27,7 +27,7 @@ impl Chain {
     /// of storing and the next is asked: that is no error here.
     pub fn store(&self, key: Key, page: &Page) -> Result<Stored, Error> {
         let before = self.roster.read(key);
-        before.area(key)?;
+        before.area(key).map_err(|error| self.or_closed(error, "store a page"))?;
         if before.members.is_empty() && self.map.is_empty() {
             return Ok(self.reject(before.area(key)?, key, Reject::NoBackend));
         }
@@ -84,7 +84,7 @@ impl Chain {
     /// given back: damaged, lost, or unreadable (rule B10).
     pub fn load(&self, key: Key, out: &mut Page, exclusive: bool) -> Result<bool, Error> {
         let before = self.roster.read(key);
-        let area = before.area(key)?;
+        let area = before.area(key).map_err(|error| self.or_closed(error, "load a page"))?;
         let Some(mut entry) = self.map.lock_existing(key).filter(|entry| !entry.is_vacant()) else {
             self.counters.count(key, Event::LoadMissing);
             area.counters.count(key, Event::LoadMissing);
@@ -158,13 +158,16 @@ impl Chain {
     /// sent past it to the disk (rule F11); ahead of need that is the worker's job.
     fn offer_one(&self, roster: &Roster, position: usize, key: Key, page: &Page) -> Answer {
         let member = &roster.members[position].member;
-        for round in 0.. {
+        let mut is_last = !Self::can_demote_from(roster, position);
+        for round in 1.. {
             match member.store(key, page) {
                 Ok(Answer::Rejected(Reject::Full)) => {
                     self.worker.kick();
-                    if round == MAKE_ROOM_ROUNDS_MAX || !self.make_room(roster, position) {
+                    if is_last {
                         return Answer::Rejected(Reject::Full);
                     }
+                    // When nothing could be moved, the worker may have moved it: one more try.
+                    is_last = !self.make_room(roster, position) || round == MAKE_ROOM_ROUNDS_MAX;
                 }
                 Ok(answer) => return answer,
                 // It is broken now, and counted; what it says of this key no longer matters.
@@ -305,6 +308,14 @@ impl Chain {
         self.counters.reject(key, reason);
         area.counters.reject(key, reason);
         Stored::Rejected(reason)
+    }
+
+    /// A chain that is closed has no areas: then that is the reason.
+    fn or_closed(&self, error: Error, operation: &str) -> Error {
+        if self.is_open.load(Ordering::Acquire) {
+            return error;
+        }
+        Error::new(Kind::Closed, &[("operation", &operation), ("object", &"Frontswap")])
     }
 
     /// Whether somebody after `position` may take a page.
