@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use frontswap::{Backend, Bytes, Page};
+use frontswap::{Backend, Bytes, Housekeeping, Page};
 
 use crate::{chain, key, zpool};
 

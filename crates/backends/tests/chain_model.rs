@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{KIB, Look, eventually, faulty, file, member, ram, within, zpool};
-use frontswap::{Area, Backend, Bytes, Chain, ChainOptions, Key, Kind, Member, Page, Pages, Reject, Stored};
+use frontswap::{
+    Area, Backend, Bytes, Chain, ChainOptions, Housekeeping, Key, Kind, Member, Page, Pages, Reject, Stored,
+};
 use frontswap_backends::Faults;
 use proptest::prelude::*;
 use proptest::sample::Index;

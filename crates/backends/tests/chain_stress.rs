@@ -13,7 +13,9 @@ use common::{
     zpool,
 };
 use frontswap::table::{LEAF_PAGES, PageTable};
-use frontswap::{Answer, Area, Backend, Bytes, Chain, ChainOptions, Key, Member, Page, Pages, Stored};
+use frontswap::{
+    Answer, Area, Backend, Bytes, Chain, ChainOptions, Housekeeping, Key, Member, Page, Pages, Stored,
+};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const THREADS: u64 = 4;
@@ -109,10 +111,10 @@ impl Owned {
                 let number = (0..KEYS).find(|number| key(*number) == pulled).unwrap();
                 let Ok(mut state) = self.0[number as usize].try_lock() else { return Ok(false) };
                 // It may have been overwritten or forgotten since it was copied out.
-                if let Known::Held(version) = state.0 {
-                    if version_of(page, number, state.1) == Some(version) {
-                        state.0 = Known::Pulled(version);
-                    }
+                if let Known::Held(version) = state.0
+                    && version_of(page, number, state.1) == Some(version)
+                {
+                    state.0 = Known::Pulled(version);
                 }
                 Ok(true)
             })
@@ -195,7 +197,7 @@ fn pages_survive_everything_that_happens_to_a_chain() {
         5 => owned.pull(&chain, random.below(KEYS)),
         6 => drop((0..100).find(|_| !chain.maintain())),
         7 => {
-            chain.trim();
+            chain.tidy();
             chain.kick();
         }
         _ => std::thread::sleep(Duration::from_millis(random.below(20))),
@@ -323,7 +325,7 @@ fn a_capacity_is_reached_while_others_store() {
         let (fast, slow) = (member(backend), member(file(32 * MIB)));
         let chain = chain(&[&fast, &slow], ChainOptions::default(), 5000);
         let store = |offset: u64| chain.store(Key::new(0, offset), &Look::Noise.page(offset)).unwrap();
-        (0..1800).for_each(|offset| drop(store(offset)));
+        (0..1800).for_each(|offset| _ = store(offset));
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for thread in 0..2 {

@@ -4,7 +4,6 @@
 use std::fmt;
 
 use crate::page::PAGE_SIZE;
-use crate::table::LEAF_PAGES;
 
 /// One swap area: the kernel's "swap type".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +29,10 @@ pub struct Key {
     /// Where it is in that area.
     pub offset: Offset,
 }
+
+/// Neighbouring pages that share a leaf of a table, and whatever else neighbours share. A power of
+/// two: a kernel frees and fills swap in clusters of 256 or 512, so leaves are mostly full.
+pub const LEAF_PAGES: usize = 128;
 
 /// The longest area: 2^36 pages are 256 TiB, more than x86-64 can map with four levels.
 pub const AREA_PAGES_MAX: Pages = Pages(1 << 36);

@@ -29,3 +29,4 @@ pub use error::{Error, Kind};
 pub use key::{Area, Bytes, Key, Offset, Pages};
 pub use member::Member;
 pub use page::{Checksum, PAGE_SIZE, Page};
+pub use worker::Housekeeping;

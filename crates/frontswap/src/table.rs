@@ -13,12 +13,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustc_hash::FxHashMap;
 
+pub use crate::key::LEAF_PAGES;
 use crate::key::{Area, Key, Offset};
 use crate::key_lock::{self, LOCK_BITS, ParkingLot};
-
-/// Neighbouring pages that share a leaf. A power of two: a kernel frees and fills swap in clusters
-/// of 256 or 512, so leaves are mostly full; a lone page costs 2.5 KiB in the chain's map.
-pub const LEAF_PAGES: usize = 128;
 
 /// Ways in which look-ups are spread, so that threads seldom meet on one lock.
 const SHARDS: usize = 64;

@@ -8,11 +8,19 @@ use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::chain::Chain;
 use crate::error::{Error, Kind};
 
 const POLL_MS_MIN: u64 = 1;
 const POLL_MS_MAX: u64 = 64;
+
+/// What the thread does.
+pub trait Housekeeping: Send + Sync {
+    /// Does one bounded piece; true when there is more to do.
+    fn maintain(&self) -> bool;
+
+    /// Tidies up, when there has been nothing to do for a while.
+    fn tidy(&self);
+}
 
 /// The thread, and the way to wake and stop it.
 #[derive(Default)]
@@ -30,15 +38,15 @@ struct Bell {
 }
 
 impl Worker {
-    /// Starts the thread. It ends by itself when the chain is gone.
+    /// Starts the thread. It ends by itself when `house` is gone.
     ///
     /// # Errors
     /// The system starts no thread.
-    pub fn start(&self, chain: Weak<Chain>) -> Result<(), Error> {
+    pub fn start(&self, house: Weak<dyn Housekeeping>) -> Result<(), Error> {
         let bell = self.bell.clone();
         let thread = std::thread::Builder::new()
             .name("frontswap".to_owned())
-            .spawn(move || run(&chain, &bell))
+            .spawn(move || run(&house, &bell))
             .map_err(|error| {
                 Error::new(Kind::ThreadFailed, &[("object", &"the chain"), ("reason", &error)])
                     .with_errno(error.raw_os_error())
@@ -66,21 +74,21 @@ impl Worker {
     }
 }
 
-fn run(chain: &Weak<Chain>, bell: &Bell) {
+fn run(house: &Weak<dyn Housekeeping>, bell: &Bell) {
     let mut poll_ms = POLL_MS_MIN;
     loop {
-        let Some(chain) = chain.upgrade() else { return };
+        let Some(house) = house.upgrade() else { return };
         let mut has_worked = false;
-        while chain.maintain() {
+        while house.maintain() {
             has_worked = true;
             if *bell.must_stop.lock().unwrap_or_else(PoisonError::into_inner) {
                 return;
             }
         }
         if poll_ms == POLL_MS_MAX {
-            chain.trim();
+            house.tidy();
         }
-        drop(chain);
+        drop(house);
         poll_ms = if has_worked { POLL_MS_MIN } else { (poll_ms * 2).min(POLL_MS_MAX) };
         bell.is_dozing.store(poll_ms > POLL_MS_MIN, Ordering::Release);
         let must_stop = bell.must_stop.lock().unwrap_or_else(PoisonError::into_inner);

@@ -117,7 +117,8 @@ impl Chain {
         if chain.options.writethrough && chain.roster.current().slow().is_none() {
             return Err(Error::new(Kind::WritethroughNeedsSlow, &[]));
         }
-        chain.worker.start(Arc::downgrade(&chain))?;
+        let house = Arc::downgrade(&chain);
+        chain.worker.start(house)?;
         Ok(chain)
     }
 

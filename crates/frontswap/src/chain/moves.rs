@@ -17,6 +17,7 @@ use crate::key::{Key, Pages};
 use crate::member::{Member, State};
 use crate::page::{PAGE_SIZE, Page};
 use crate::place::{Place, Record, Seat};
+use crate::worker::Housekeeping;
 
 /// Pages that a store moves at most to make room for its own: about a tenth of a millisecond.
 const INLINE_BATCH_PAGES: usize = 16;
@@ -35,9 +36,8 @@ const FIT_IDLE_ROUNDS_MAX: u32 = 5;
 const FIT_ROUNDS_MIN: u64 = 4096;
 const FIT_PAUSE: Duration = Duration::from_millis(1);
 
-impl Chain {
-    /// Does one bounded piece of housekeeping in every backend. True when there is more to do.
-    pub fn maintain(&self) -> bool {
+impl Housekeeping for Chain {
+    fn maintain(&self) -> bool {
         let roster = self.roster.current();
         let mut has_more = false;
         self.map.trim_when_sparse();
@@ -54,11 +54,12 @@ impl Chain {
         has_more
     }
 
-    /// Drops the parts of the map that nothing uses. The worker calls it when it is idle.
-    pub fn trim(&self) {
+    fn tidy(&self) {
         self.map.trim();
     }
+}
 
+impl Chain {
     /// Hands pages of `member` down until it is within its capacity, or until nothing below takes
     /// more (rule B7). Returns the pages that are still too many.
     pub fn fit(&self, member: &Arc<Member>) -> Pages {
