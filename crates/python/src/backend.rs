@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::Answer;
-use crate::buffers::{page_from, writable};
+use crate::buffers::{copy_in, writable};
 use crate::errors::{detached, raise};
 use crate::lifetime::Closable;
 use crate::python_backend::PythonBackend;
@@ -240,9 +240,10 @@ impl Backend {
 
     fn store(&self, py: Python<'_>, area: u16, offset: u64, page: &Bound<'_, PyAny>) -> PyResult<Answer> {
         let seat = self.alone(py, "store into")?;
-        let page = page_from(page)?;
+        let mut copy = Page::ZERO;
+        copy_in(page, &mut copy)?;
         let key = Key { area: Area(area), offset: Offset(offset) };
-        let answer = detached(py, "store", || seat.with_key(key, |member| member.store(key, &page)))?;
+        let answer = detached(py, "store", || seat.with_key(key, |member| member.store(key, &copy)))?;
         Ok(match answer {
             Answered::Accepted => {
                 Answer { accepted: true, backend: Some(seat.member.name().to_owned()), reason: None }

@@ -8,12 +8,9 @@ use pyo3::prelude::*;
 
 use crate::errors::raise;
 
-/// A copy of the page in `buffer`.
-pub fn page_from(buffer: &Bound<'_, PyAny>) -> PyResult<Page> {
-    let view = checked(buffer, "store")?;
-    let mut page = Page::ZERO;
-    view.copy_to_slice(buffer.py(), &mut page.0)?;
-    Ok(page)
+/// Copies the page in `buffer` into `page`.
+pub fn copy_in(buffer: &Bound<'_, PyAny>, page: &mut Page) -> PyResult<()> {
+    checked(buffer, "store")?.copy_to_slice(buffer.py(), &mut page.0)
 }
 
 /// A writable view of 4096 bytes.

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::Answer;
 use crate::backend::{Backend, Seat, set_counts};
-use crate::buffers::{page_from, writable};
+use crate::buffers::{copy_in, writable};
 use crate::errors::{detached, raise};
 use crate::lifetime::Closable;
 
@@ -82,9 +82,10 @@ impl Chain {
         page: &Bound<'_, PyAny>,
     ) -> PyResult<Answer> {
         let layer = self.open(py, "store a page")?;
-        let page = page_from(page)?;
+        let mut copy = Page::ZERO;
+        copy_in(page, &mut copy)?;
         let key = key_from(area, offset)?;
-        let stored = detached(py, "store", || layer.store(key, &page))?;
+        let stored = detached(py, "store", || layer.store(key, &copy))?;
         Ok(match stored {
             Stored::In(seat) => {
                 let backend = layer.member(seat).map(|member| member.name().to_owned());
