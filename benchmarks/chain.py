@@ -95,25 +95,30 @@ codec never does; `both` is a chain that has its memory."""
 def space(rates: Path, files: dict[str, Path], churn: int) -> dict[str, Any]:
     """RAM for compressed bytes, after a fill and after churn in which kinds come and go."""
     print("\nspace: RAM used / compressed bytes (aim: <= 1.05 after fill, <= 1.12 after churn)")
+    row = "{:24} {:>8} {:>10} {:>10} {:>8} {:>12}"
+    print(row.format("", "fill", "with map", "four times", "churn", "map B/page"))
     results = {}
-    mixed = run(rates, "space", str(churn), *(str(path) for path in files.values()))
-    parts = {"all five, mixed": mixed}
-    parts |= {name: run(rates, "space", "0", str(path)) for name, path in files.items()}
-    row = "{:24} {:>8} {:>12} {:>8} {:>8} {:>14}"
-    print(row.format("", "fill", "with map", "churn", "worst", "map B/page"))
-    for name, lines in parts.items():
+    for name, paths in {
+        "all five, mixed": list(files.values()),
+        **{kind: [path] for kind, path in files.items()},
+    }.items():
+        is_mixed = len(paths) > 1
+        lines = run(rates, "space", str(churn if is_mixed else 0), *map(str, paths))
         phases = {line["phase"]: line for line in lines}
-        ratios = {
-            phase: line["mem_used_total"] / line["compr_data_size"]
-            for phase, line in phases.items()
-            if phase != "worst"
-        }
+        larger = run(rates, "space", "0", *map(str, paths * 4))[0]
         fill = phases["fill"]
-        with_map = (fill["mem_used_total"] + fill["map_bytes"]) / fill["compr_data_size"]
-        per_page = fill["map_bytes"] / fill["curr_pages"]
-        churned = [f"{ratios['churn']:.3f}", f"{phases['worst']['ratio']:.3f}"] if lines is mixed else ["", ""]
-        print(row.format(name, f"{ratios['fill']:.3f}", f"{with_map:.3f}", *churned, f"{per_page:.1f}"))
-        results[name] = {"phases": phases, "fill": ratios["fill"], "churn": ratios["churn"], "map": per_page}
+        result = {
+            "fill": fill["mem_used_total"] / fill["compr_data_size"],
+            "fill_with_map": (fill["mem_used_total"] + fill["map_bytes"]) / fill["compr_data_size"],
+            "fill_four_times": larger["mem_used_total"] / larger["compr_data_size"],
+            "churn": phases["churn"]["mem_used_total"] / phases["churn"]["compr_data_size"],
+            "map_bytes_per_page": fill["map_bytes"] / fill["curr_pages"],
+            "phases": phases,
+        }
+        churned = f"{result['churn']:.3f}" if is_mixed else ""
+        figures = [f"{result[key]:.3f}" for key in ("fill", "fill_with_map", "fill_four_times")]
+        print(row.format(name, *figures, churned, f"{result['map_bytes_per_page']:.1f}"))
+        results[name] = result
     return results
 
 

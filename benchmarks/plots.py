@@ -34,10 +34,15 @@ def draw_chain(results: dict[str, Any], path: Path) -> None:
     threads.axhline(1.7, color=AIM, linewidth=1)
 
     mixed = results["space"]["all five, mixed"]
-    ratios = [results["space"][kind]["fill"] for kind in kinds] + [mixed["fill"], mixed["churn"]]
-    space.bar(range(len(ratios)), [(ratio - 1) * 100 for ratio in ratios], color=OURS)
+    parts = [results["space"][kind] for kind in kinds] + [mixed]
+    space.bar(
+        [x - 0.2 for x in range(len(parts))], [(part["fill_four_times"] - 1) * 100 for part in parts], 0.4, color=OURS
+    )
+    space.bar([x + 0.2 for x in range(len(parts))], [(part["fill"] - 1) * 100 for part in parts], 0.4, color=PEER)
+    space.bar([len(parts)], [(mixed["churn"] - 1) * 100], 0.4, color=OURS)
     space.set_title("RAM above the compressed bytes, %")
-    space.set_xticks(range(len(ratios)), [*labels, "mixed", "mixed,\nafter\nchurn"], fontsize=8)
+    space.legend(["256 MiB of pages", "64 MiB of pages"], frameon=False)
+    space.set_xticks(range(len(parts) + 1), [*labels, "mixed", "mixed,\nafter\nchurn"], fontsize=8)
     space.axhline(5, color=AIM, linewidth=1)
     for axes in (speed, threads):
         axes.set_xticks(list(at), labels, fontsize=8)

@@ -159,10 +159,14 @@ impl Backend for Ram {
     fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
         let mut entry = self.table.lock(key);
         self.forget(&mut entry);
-        if !self.areas.contains(key.area) {
-            return Ok(Answer::Rejected(Reject::NoArea));
-        }
-        let Some(frame) = self.take_frame() else {
+        let frame = if self.areas.contains(key.area) { self.take_frame() } else { None };
+        let Some(frame) = frame else {
+            drop(entry);
+            // Rule B11: no empty leaf stays behind.
+            self.table.trim_when_sparse();
+            if !self.areas.contains(key.area) {
+                return Ok(Answer::Rejected(Reject::NoArea));
+            }
             self.pool_limit_hit.fetch_add(1, Ordering::Relaxed);
             return Ok(Answer::Rejected(Reject::Full));
         };

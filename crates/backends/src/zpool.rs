@@ -161,6 +161,14 @@ impl Zpool {
         }
     }
 
+    /// Answers a store that came to nothing: the old page is gone, and no empty leaf stays (rule B11).
+    fn refuse(&self, mut entry: Entry<'_, 2>, reason: Reject) -> Answer {
+        self.forget(&mut entry);
+        drop(entry);
+        self.table.trim_when_sparse();
+        Answer::Rejected(reason)
+    }
+
     /// What is above the capacity, and what is above it less the reserve, as bytes of pages.
     ///
     /// What is in use and does not fit has to go. When only free slots are too many, compaction has to
@@ -250,14 +258,12 @@ impl Backend for Zpool {
     fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
         let mut entry = self.table.lock(key);
         if !self.areas.contains(key.area) {
-            self.forget(&mut entry);
-            return Ok(Answer::Rejected(Reject::NoArea));
+            return Ok(self.refuse(entry, Reject::NoArea));
         }
         let mut context = self.contexts.take(key);
         let (codec, object) = self.memory.encode(self.options.codec, &mut context, key, page);
         if codec == CodecName::Raw && self.options.incompressible == Incompressible::Reject {
-            self.forget(&mut entry);
-            return Ok(Answer::Rejected(Reject::CompressPoor));
+            return Ok(self.refuse(entry, Reject::CompressPoor));
         }
         if let Some(old) = Object::from_words(entry.get()) {
             // SAFETY: the entry is locked, so its object is in use and nobody else looks at it.
@@ -274,7 +280,7 @@ impl Backend for Zpool {
         let handle = insert().or_else(|| self.objects.release_stock().then(insert).flatten());
         let Some(handle) = handle else {
             self.pool_limit_hit.fetch_add(1, Ordering::Relaxed);
-            return Ok(Answer::Rejected(Reject::Full));
+            return Ok(self.refuse(entry, Reject::Full));
         };
         entry.set(Object { handle, length: object.len(), codec }.to_words(AGE_STORED));
         Ok(Answer::Accepted)

@@ -409,6 +409,26 @@ fn a_backend_above_its_capacity_rejects() {
     }
 }
 
+/// Slots that compaction set aside, and could not empty because others took the room, come back.
+#[test]
+fn a_sweep_that_others_get_in_the_way_of_loses_no_room() {
+    let pool = zpool(2 * MIB);
+    pool.init(Area(0), Pages(10_000)).unwrap();
+    let fill =
+        |from: u64| (from..).find(|offset| pool.store(key(*offset), &noise(*offset)) != Ok(Answer::Accepted));
+    let full = fill(0).unwrap();
+    assert!(full > 400, "{full} pages fit into 2 MiB");
+    for offset in (0..full).filter(|offset| offset % 5 != 0) {
+        pool.invalidate_page(key(offset));
+    }
+    assert!(pool.maintain(), "there is something to compact");
+    let next = fill(full).unwrap();
+    assert!((0..10_000).any(|_| !pool.maintain()), "there is always more to do");
+    fill(next).unwrap();
+    let held = pool.usage().stored_pages.0;
+    assert!(held + 16 >= full, "{held} pages fit where {full} did");
+}
+
 #[test]
 fn exclusive_loads_hand_the_page_over_once() {
     for options in [ChainOptions::default(), writethrough()] {

@@ -158,6 +158,9 @@ impl<const W: usize> PageTable<W> {
 
     /// Drops the leaves in which every entry is vacant. Returns how many went.
     pub fn trim(&self) -> u64 {
+        if self.empty_leaves.load(Ordering::Relaxed) <= 0 {
+            return 0;
+        }
         let mut dropped = 0;
         for shard in &self.shards {
             if !shard.read().values().any(|leaf| leaf.live.load(Ordering::Relaxed) == 0) {

@@ -33,6 +33,9 @@ use roster::{AreaState, Roster, RosterCell, Seated};
 /// How often a removal looks whether old snapshots are gone: about as long as a call takes.
 const OLD_SNAPSHOT_POLL: Duration = Duration::from_micros(20);
 
+/// Bytes of an area's number and reference in the map of areas.
+const AREA_RECORD_BYTES: usize = 32;
+
 /// Backends in one chain: every store may ask each of them.
 pub const CHAIN_BACKENDS_MAX: usize = 16;
 
@@ -77,6 +80,8 @@ pub struct Chain {
     worker: Worker,
     is_open: AtomicBool,
     process: u32,
+    /// The state of every area that was invalidated: of any length, and closed.
+    closed_area: Arc<AreaState>,
 }
 
 /// A reading of one area's counters.
@@ -109,6 +114,7 @@ impl Chain {
             worker: Worker::default(),
             is_open: AtomicBool::new(true),
             process: std::process::id(),
+            closed_area: AreaState::new(AREA_PAGES_MAX, false),
         });
         // From the back, so that every backend goes in before the slow swap.
         for member in backends.into_iter().rev() {
@@ -127,7 +133,7 @@ impl Chain {
     /// # Errors
     /// Number or length out of range, area in use, or a backend that cannot; then nothing changed.
     pub fn init(&self, area: Area, pages: Pages) -> Result<(), Error> {
-        let _changes = self.lock_changes();
+        let _changes = self.lock_open("initialise an area")?;
         if pages.0 == 0 || pages > AREA_PAGES_MAX {
             let fields: [(&'static str, &dyn Display); 2] = [("area", &area), ("pages", &pages)];
             return Err(Error::new(Kind::AreaInvalid, &fields));
@@ -145,8 +151,7 @@ impl Chain {
                 return Err(error);
             }
         }
-        let state = AreaState { pages, is_open: AtomicBool::new(true), counters: Counters::default() };
-        roster.areas.insert(area.0, Arc::new(state));
+        Arc::make_mut(&mut roster.areas).insert(area.0, AreaState::new(pages, true));
         self.roster.replace(roster);
         Ok(())
     }
@@ -157,25 +162,22 @@ impl Chain {
     /// It is in a chain, it would stand behind the slow swap, or it can lose pages and this chain
     /// does not write through. Nothing changed.
     pub fn add_backend(&self, member: Arc<Member>, position: usize) -> Result<(), Error> {
-        let _changes = self.lock_changes();
+        let _changes = self.lock_open("add a backend")?;
         let mut roster = Roster::clone(&self.roster.current());
         self.check_order(&roster, &member, position)?;
         if !member.take_seat() {
             return Err(Error::new(Kind::BackendInChain, &[("backend", &member.name())]));
         }
         let mut begun = Vec::new();
-        for (area, state) in &roster.areas {
-            if !state.is_open.load(Ordering::Acquire) {
-                continue;
-            }
-            if let Err(error) = member.backend().init(Area(*area), state.pages) {
+        for (area, state) in roster.open_areas() {
+            if let Err(error) = member.backend().init(area, state.pages) {
                 for area in begun {
                     member.backend().invalidate_area(area);
                 }
                 member.leave_seat();
                 return Err(error);
             }
-            begun.push(Area(*area));
+            begun.push(area);
         }
         let seat = (0..=u8::MAX)
             .map(Seat)
@@ -219,7 +221,7 @@ impl Chain {
     /// It is not in this chain, writethrough needs it, or some of its pages fit nowhere else: then it
     /// goes on as before, and nothing was lost.
     pub fn remove_backend(&self, member: &Arc<Member>) -> Result<(), Error> {
-        let _changes = self.lock_changes();
+        let _changes = self.lock_open("remove a backend")?;
         let roster = Roster::clone(&self.roster.current());
         let Some(position) = roster.members.iter().position(|seated| Arc::ptr_eq(&seated.member, member))
         else {
@@ -239,8 +241,8 @@ impl Chain {
         let mut smaller = Roster::clone(&roster);
         smaller.members.remove(position);
         Self::wait_for_calls(&self.roster.replace(smaller));
-        for area in roster.areas.keys() {
-            member.backend().invalidate_area(Area(*area));
+        for (area, _) in roster.open_areas() {
+            member.backend().invalidate_area(area);
         }
         member.set_draining(false);
         member.leave_seat();
@@ -261,14 +263,8 @@ impl Chain {
     pub fn area_counts(&self) -> Vec<AreaCounts> {
         let roster = self.roster.current();
         let mut areas: Vec<_> = roster
-            .areas
-            .iter()
-            .filter(|(_, state)| state.is_open.load(Ordering::Acquire))
-            .map(|(area, state)| AreaCounts {
-                area: Area(*area),
-                pages: state.pages,
-                counts: state.counters.read(),
-            })
+            .open_areas()
+            .map(|(area, state)| AreaCounts { area, pages: state.pages, counts: state.counters.read() })
             .collect();
         areas.sort_unstable_by_key(|counts| counts.area);
         areas
@@ -285,9 +281,12 @@ impl Chain {
         roster.members.iter().find(|seated| seated.seat == seat).map(|seated| seated.member.clone())
     }
 
-    /// Bytes of the map.
+    /// Bytes of the map, and of what is known of every area.
     pub fn map_bytes(&self) -> Bytes {
-        Bytes(self.map.bytes())
+        let roster = self.roster.current();
+        let areas = roster.areas.len() * AREA_RECORD_BYTES
+            + roster.open_areas().count() * std::mem::size_of::<AreaState>();
+        Bytes(self.map.bytes() + areas as u64)
     }
 
     /// Stops the worker and releases the backends. Pages that are held are forgotten with them.
@@ -300,10 +299,11 @@ impl Chain {
         }
         self.worker.stop();
         let _changes = self.lock_changes();
-        let roster = Roster::clone(&self.roster.current());
-        for area in roster.areas.keys() {
-            self.invalidate_area_in(&roster, Area(*area));
+        let open: Vec<Area> = self.roster.current().open_areas().map(|(area, _)| area).collect();
+        for area in open {
+            self.invalidate_area_in(area);
         }
+        let roster = Roster::clone(&self.roster.current());
         let nobody = Roster { version: roster.version, ..Roster::default() };
         Self::wait_for_calls(&self.roster.replace(nobody));
         for seated in &roster.members {
@@ -324,6 +324,22 @@ impl Chain {
     /// Lets the worker look at once.
     pub fn kick(&self) {
         self.worker.kick();
+    }
+
+    /// Takes the right to change the chain.
+    ///
+    /// # Errors
+    /// It is closed.
+    fn lock_open(&self, operation: &str) -> Result<MutexGuard<'_, ()>, Error> {
+        let changes = self.lock_changes();
+        if self.is_open.load(Ordering::Acquire) {
+            return Ok(changes);
+        }
+        Err(Self::closed(operation))
+    }
+
+    fn closed(operation: &str) -> Error {
+        Error::new(Kind::Closed, &[("operation", &operation), ("object", &"Frontswap")])
     }
 
     fn lock_changes(&self) -> MutexGuard<'_, ()> {

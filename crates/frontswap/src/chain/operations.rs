@@ -1,5 +1,6 @@
 //! What a front end calls: store, load, and the invalidations.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::roster::{AreaState, Roster};
@@ -41,6 +42,11 @@ impl Chain {
                 Stored::Rejected(reason) => counters.reject(key, reason),
                 _ => counters.count(key, Event::SuccStore),
             }
+        }
+        drop(entry);
+        if let Stored::Rejected(_) = stored {
+            // Rule B11: a rejected page leaves no empty leaf behind.
+            self.map.trim_when_sparse();
         }
         Ok(stored)
     }
@@ -118,22 +124,26 @@ impl Chain {
     /// Forgets a whole area; stores to it are rejected until it is initialised again. Cannot fail.
     pub fn invalidate_area(&self, area: Area) {
         let _changes = self.lock_changes();
-        self.invalidate_area_in(&self.roster.current(), area);
+        self.invalidate_area_in(area);
     }
 
-    pub(super) fn invalidate_area_in(&self, roster: &Roster, area: Area) {
-        let Some(state) = roster.open_area(area) else { return };
+    /// The caller serialises changes.
+    pub(super) fn invalidate_area_in(&self, area: Area) {
+        let mut roster = Roster::clone(&self.roster.current());
+        let Some(state) = roster.open_area(area).cloned() else { return };
         // A store that is on its way holds its key, and the sweep waits for it; one that comes later
         // sees the area closed.
         state.is_open.store(false, Ordering::Release);
         self.map.for_each_in_area(area, |key, entry| {
-            self.forget(roster, state, entry);
+            self.forget(&roster, &state, entry);
             self.counters.count(key, Event::Invalidate);
             state.counters.count(key, Event::Invalidate);
         });
         for seated in &roster.members {
             seated.member.backend().invalidate_area(area);
         }
+        Arc::make_mut(&mut roster.areas).insert(area.0, self.closed_area.clone());
+        self.roster.replace(roster);
         self.map.trim();
     }
 
@@ -315,7 +325,7 @@ impl Chain {
         if self.is_open.load(Ordering::Acquire) {
             return error;
         }
-        Error::new(Kind::Closed, &[("operation", &operation), ("object", &"Frontswap")])
+        Self::closed(operation)
     }
 
     /// Whether somebody after `position` may take a page.

@@ -22,6 +22,13 @@ pub struct AreaState {
     pub counters: Counters,
 }
 
+impl AreaState {
+    /// An area of `pages` pages.
+    pub fn new(pages: Pages, is_open: bool) -> Arc<Self> {
+        Arc::new(AreaState { pages, is_open: AtomicBool::new(is_open), counters: Counters::default() })
+    }
+}
+
 /// A backend and its number in the chain.
 #[derive(Clone)]
 pub struct Seated {
@@ -38,8 +45,8 @@ pub struct Roster {
     pub version: u64,
     /// The backends in the order of the chain.
     pub members: Vec<Seated>,
-    /// The areas that were ever initialised.
-    pub areas: FxHashMap<u16, Arc<AreaState>>,
+    /// The areas that were ever initialised. Those that are closed share one state.
+    pub areas: Arc<FxHashMap<u16, Arc<AreaState>>>,
 }
 
 impl Roster {
@@ -84,6 +91,14 @@ impl Roster {
             return Err(Error::new(Kind::OffsetPastEnd, &fields));
         }
         Ok(area)
+    }
+
+    /// The areas in use.
+    pub fn open_areas(&self) -> impl Iterator<Item = (Area, &Arc<AreaState>)> {
+        self.areas
+            .iter()
+            .filter(|(_, state)| state.is_open.load(Ordering::Acquire))
+            .map(|(area, state)| (Area(*area), state))
     }
 
     /// The area with that number, if it is in use.
