@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = _frontswap.PAGE_SIZE
 """Bytes in a page, the unit of the contract."""
+
+_KIND = re.compile("[a-z][a-z0-9_-]*")
+"""What can be the word of `--backend`, where `:` begins the place and `,` the settings."""
 
 _CHANCES = ("reject", "store_error", "load_error", "corrupt")
 
@@ -225,6 +229,10 @@ class Backend(ABC):
         try:
             return self._handle
         except AttributeError:
+            if not _KIND.fullmatch(str(self.kind)):
+                reason = "a kind is small letters, digits, `_` and `-`"
+                hint = f'write `kind = "shelf"`, say, in the class `{type(self).__name__}`'
+                raise Options(type(self).__name__, {}).invalid("kind", self.kind, reason, hint) from None
             # Made on first use, so that a subclass need not call our constructor. `setdefault` is one step
             # under the interpreter's lock: of two threads that come here at once, both get the same handle.
             handle: _frontswap.Backend = self.__dict__.setdefault("_handle", _frontswap.Backend.python(self))
@@ -241,6 +249,11 @@ class Backend(ABC):
     def state(self) -> str:
         """`ready`, `broken`, `draining` or `closed`."""
         return self.native.state
+
+    @property
+    def broken_reason(self) -> str | None:
+        """What went wrong in a backend that is `broken`, such as the exception from its own code; None otherwise."""
+        return self.native.broken_reason
 
     @property
     def capacity(self) -> int:
@@ -294,6 +307,10 @@ class Backend(ABC):
         # child there is nothing of ours to give back.
         with contextlib.suppress(BackendInUseError, ClosedError, ForkedError):
             self.close()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # `copy.copy` would otherwise make a second object with the handle, and the pages, of this one.
+        raise TypeError(not_copied(self))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}, {self.state}>"
@@ -437,7 +454,7 @@ class SwapFile(_NativeBackend):
     Nothing is left of it after `close()`, exit or kill.
 
     Args:
-        directory: Where; on a disk, not in RAM.
+        directory: Where; on a disk, not in RAM. Its name is UTF-8.
         size: Its size: a number of bytes, or text such as `4GiB`. It can be changed through `capacity`.
         direct: Go past the page cache, which would keep in RAM what was sent out of it. Turn it off only for
             file systems that cannot do it.
@@ -459,7 +476,7 @@ class SwapFile(_NativeBackend):
     kind = "file"
 
     def __init__(self, directory: str | os.PathLike[str], size: int | str, *, direct: bool = True) -> None:
-        place = os.fspath(directory)
+        place = _utf8(os.fsdecode(directory))
         size_bytes = check_capacity(f"{self.kind}:{place}", size)
         super().__init__(_frontswap.Backend.file(place, size_bytes, direct=direct))
 
@@ -524,6 +541,7 @@ class FaultInject(_NativeBackend):
         corrupt: float = 0.0,
     ) -> None:
         chances = {"reject": reject, "store_error": store_error, "load_error": load_error, "corrupt": corrupt}
+        check_backend(inner)
         faults = _faults(Options(self.kind, {"seed": seed, "delay_us": delay_us, **chances}))
         super().__init__(_frontswap.Backend.fault_inject(inner.native, **faults))
         self.inner = inner
@@ -615,6 +633,52 @@ def check_ram_capacity(backend: str, capacity: int | str) -> int:
         reason = f"{_both_readings(size)} is more than this machine has, {_both_readings(memory)}"
         raise _frontswap.make_error("capacity-invalid", backend=backend, capacity=capacity, reason=reason)
     return size
+
+
+def check_backend(backend: object) -> Backend:
+    """Return a backend, or say that it is none.
+
+    Args:
+        backend: What was given as one.
+
+    Raises:
+        TypeError: It is no object of a subclass of `Backend`.
+
+    Example:
+        >>> with PlainRam("1MiB") as backend:
+        ...     check_backend(backend) is backend
+        True
+    """
+    if not isinstance(backend, Backend):
+        what = f"the class {backend.__name__}" if isinstance(backend, type) else type(backend).__name__
+        message = f"a backend is an object of a subclass of `frontswap.Backend`, not {what}"
+        raise TypeError(message)
+    return backend
+
+
+def not_copied(thing: object) -> str:
+    """Return the text of the error for whoever copies or pickles a thing that holds pages.
+
+    Args:
+        thing: A backend or a chain.
+
+    Example:
+        >>> not_copied(17)
+        'cannot copy or pickle a `int`: its pages exist once, in this process; create another one instead'
+    """
+    return (
+        f"cannot copy or pickle a `{type(thing).__name__}`: its pages exist once, in this process; "
+        "create another one instead"
+    )
+
+
+def _utf8(place: str) -> str:
+    """Return the name of a directory, if messages and JSON can show it."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise _frontswap.make_error("swap-file-open", place=ascii(place), reason="its name is not UTF-8") from None
+    return place
 
 
 def _both_readings(size_bytes: int) -> str:

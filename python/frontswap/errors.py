@@ -91,6 +91,18 @@ class PageLengthError(FrontswapError, ValueError):
     code = "page-length"
 
 
+class PageBufferError(FrontswapError, TypeError):
+    """A buffer that no page can be copied from or into."""
+
+    code = "page-buffer"
+
+
+class AreaNumberError(FrontswapError, LookupError):
+    """A number that no area can have."""
+
+    code = "area-number"
+
+
 class AreaNotInitialisedError(FrontswapError, LookupError):
     """An area that nobody initialised."""
 
@@ -257,6 +269,12 @@ class BackendInUseError(FrontswapError, ValueError):
     """A direct call to a backend that is part of a chain."""
 
     code = "backend-in-use"
+
+
+class BackendNotEmptyError(FrontswapError, ValueError):
+    """A backend that holds pages and should join a chain, which would not know of them."""
+
+    code = "backend-not-empty"
 
 
 class BackendNotInChainError(FrontswapError, LookupError):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from operator import index
 from typing import TYPE_CHECKING, Self
 
 from frontswap import _frontswap
-from frontswap.backends import Backend
+from frontswap.backends import Backend, check_backend, not_copied
 from frontswap.errors import ClosedError, ForkedError
+from frontswap.options import Options, with_hint
 from frontswap.units import parse_size
 
 if TYPE_CHECKING:
@@ -71,7 +73,10 @@ class Frontswap:
         demote_limit: int | str | None = None,
         promote_limit: int | str | None = PROMOTE_LIMIT,
     ) -> None:
-        self._backends = tuple(_checked(backend) for backend in backends)
+        if isinstance(backends, Backend):
+            message = "`backends` is a list, also of one: `Frontswap([backend])`"
+            raise TypeError(message)
+        self._backends = tuple(check_backend(backend) for backend in backends)
         self._lock = threading.Lock()
         self._chain = _frontswap.Chain(
             [backend.native for backend in self._backends],
@@ -226,7 +231,7 @@ class Frontswap:
             ...     len(fs.backends)
             1
         """
-        _checked(backend)
+        check_backend(backend)
         with self._changing():
             before = self._backends
             if position is None:
@@ -234,7 +239,8 @@ class Frontswap:
                 position = len(before) - (ends_slow and not backend.slow)
             elif not 0 <= position <= len(before):
                 reason = f"the chain has {len(before)} backends"
-                raise _frontswap.make_error("chain-order", backend=backend.name, position=position, reason=reason)
+                error = _frontswap.make_error("chain-order", backend=backend.name, position=position, reason=reason)
+                raise with_hint(error, f"a position is from 0 to {len(before)}")
             self._chain.add_backend(backend.native, position)
             self._backends = (*before[:position], backend, *before[position:])
 
@@ -255,7 +261,7 @@ class Frontswap:
             ...     fs.backends
             ()
         """
-        _checked(backend)
+        check_backend(backend)
         with self._changing():
             self._chain.remove_backend(backend.native)
             self._backends = tuple(other for other in self._backends if other is not backend)
@@ -271,6 +277,9 @@ class Frontswap:
         Returns:
             The pages that are held now, counted like the target. Call again to go on.
 
+        Raises:
+            OptionInvalidError: The target is below zero.
+
         Example:
             >>> from frontswap import PlainRam
             >>> with Frontswap([PlainRam("1MiB")]) as fs:
@@ -279,7 +288,15 @@ class Frontswap:
             ...     fs.shrink(0, pull=lambda area, offset, page: True)
             0
         """
-        return self._chain.shrink(target_pages, pull)
+        target = index(target_pages)
+        if target < 0:
+            raise Options("shrink", {}).invalid("target_pages", target, "it is below zero", "0 pulls every page")
+        function: object = pull
+        if function is not None and not callable(function):
+            message = f"`pull` is a function of area, offset and page, not {type(function).__name__}"
+            raise TypeError(message)
+        # More than 64 bits can count is more than any chain holds.
+        return self._chain.shrink(min(target, 2**64 - 1), pull)
 
     def curr_pages(self) -> int:
         """Return the pages held in the whole chain; exact at any time (rule F9).
@@ -331,6 +348,9 @@ class Frontswap:
         with contextlib.suppress(ClosedError, ForkedError):
             self.close()
 
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError(not_copied(self))
+
     def __repr__(self) -> str:
         return f"<Frontswap {' -> '.join(backend.name for backend in self._backends) or 'without backends'}>"
 
@@ -338,17 +358,14 @@ class Frontswap:
     def _changing(self) -> Iterator[None]:
         """Hold the lock of the list of backends.
 
-        It first asks the chain, which says when this is the child of a fork: another thread of the parent may
-        have held the lock at that moment, and nobody would ever give it back here.
+        It first asks the chain, which knows the child of a fork: another thread of the parent may have held the
+        lock at that moment, and nobody would ever give it back here. Without the lock the change then says, in its
+        own words, why it cannot be.
         """
-        self._chain.curr_pages()
-        with self._lock:
+        lock: contextlib.AbstractContextManager[object] = self._lock
+        try:
+            self._chain.curr_pages()
+        except (ClosedError, ForkedError):
+            lock = contextlib.nullcontext()
+        with lock:
             yield
-
-
-def _checked(backend: object) -> Backend:
-    """Return a backend, or say that it is none."""
-    if not isinstance(backend, Backend):
-        message = f"a backend is an object of a subclass of `frontswap.Backend`, not {type(backend).__name__}"
-        raise TypeError(message)
-    return backend

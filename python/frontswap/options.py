@@ -52,7 +52,8 @@ class Options:
             >>> Options("ram", {}).get("capacity", "25%")
             '25%'
         """
-        self._known.append(key)
+        if key not in self._known:
+            self._known.append(key)
         return self._values.get(key, default)
 
     def text(self, key: str, default: str, choices: Collection[str] = ()) -> str:
@@ -161,7 +162,7 @@ class Options:
         value = self.get(key, 0.0)
         try:
             number = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             raise self.invalid(key, value, "it is not a number") from None
         if not 0 <= number <= 1:
             raise self.invalid(key, value, "it is not from 0 to 1")

@@ -131,6 +131,7 @@ class BackendStats(PoolStats):
         name: The kind and, where there is one, the place: `file:/var/tmp`.
         kind: The word of `--backend`.
         state: `ready`, `broken`, `draining` or `closed`.
+        broken_reason: What went wrong in a backend that is `broken`.
         details: Counters that only this kind of backend has.
 
     Example:
@@ -143,6 +144,7 @@ class BackendStats(PoolStats):
     name: str
     kind: str
     state: str
+    broken_reason: str | None = None
     details: dict[str, int] = field(default_factory=dict)
 
 

@@ -7,7 +7,8 @@ that is shown goes through `format_size`. Nothing else reads or writes units.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 from frontswap import _frontswap
 
@@ -48,10 +49,8 @@ def parse_size(text: int | str, *, memory_bytes: int | None = None) -> int:
         >>> parse_size("25%", memory_bytes=1000)
         250
     """
-    if isinstance(text, int) and not isinstance(text, bool):
-        return _within_limits(text, text)
     if not isinstance(text, str):
-        raise _invalid(text, f"a size is a whole number or text, not {type(text).__name__}")
+        return _within_limits(text, _whole_number(text))
     stripped = text.strip()
     match = _SIZE.fullmatch(stripped)
     if match is None:
@@ -144,6 +143,13 @@ def _read_limit(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def _whole_number(value: object) -> int:
+    """Return a whole number of any kind, numpy's too, as an `int`."""
+    if not isinstance(value, bool) and isinstance(value, SupportsIndex):
+        return index(value)
+    raise _invalid(value, f"a size is a whole number or text, not {type(value).__name__}")
 
 
 def _within_limits(text: int | str, size: int) -> int:

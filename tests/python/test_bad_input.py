@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -339,7 +342,7 @@ def test_a_backend_of_a_chain_cannot_be_used_past_it(unchanged: Frontswap) -> No
         lambda: backend.invalidate_area(0),
     ]
     for call in calls:
-        refuse(errors.BackendInUseError, "directly: it is part of a chain", call)
+        refuse(errors.BackendInUseError, "directly: it belongs to a chain", call)
 
 
 def test_address_space_that_is_not_there() -> None:
@@ -357,3 +360,59 @@ for kind in (PlainRam, CompressedRam):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("no-memory raise `ulimit -v`") == 2, result.stdout + result.stderr
+
+
+def test_a_target_that_no_chain_can_hold(unchanged: Frontswap) -> None:
+    error = refuse(errors.OptionInvalidError, "`target_pages` of `shrink` to `-1`", lambda: unchanged.shrink(-1))
+    assert "0 pulls every page" in error.hint
+    assert unchanged.shrink(2**70) <= 50
+    for wrong in (1.5, "10", None):
+        with pytest.raises(TypeError):
+            unchanged.shrink(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`pull` is a function of area, offset and page, not int"):
+        unchanged.shrink(0, pull=5)  # type: ignore[arg-type]
+
+
+def test_a_position_that_there_is_not(unchanged: Frontswap) -> None:
+    with PlainRam("1MiB") as backend:
+        for position in (-1, 3):
+            add = partial(unchanged.add_backend, backend, position)
+            error = refuse(errors.ChainOrderError, f"at position `{position}`: the chain has 2 backends", add)
+            assert error.hint == "a position is from 0 to 2"
+
+
+def test_what_is_no_list_of_backends() -> None:
+    with PlainRam("1MiB") as backend, pytest.raises(TypeError, match="`backends` is a list, also of one"):
+        Frontswap(backend)  # type: ignore[arg-type]
+    for wrong, words in ((None, "not NoneType"), (PlainRam, "not the class PlainRam")):
+        with pytest.raises(TypeError, match=words):
+            FaultInject(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=words):
+            Frontswap([wrong])  # type: ignore[list-item]
+
+
+def test_a_probability_that_is_no_number() -> None:
+    with PlainRam("1MiB") as backend:
+        words = "cannot set `reject` of `fault_inject` to `None`: it is not a number"
+        refuse(errors.OptionInvalidError, words, lambda: FaultInject(backend, reject=None))  # type: ignore[arg-type]
+
+
+def test_a_directory_by_its_bytes(tmp_path: Path) -> None:
+    with SwapFile(os.fsencode(tmp_path), size="1MiB", direct=False) as backend:  # type: ignore[arg-type]
+        assert backend.name == f"file:{tmp_path}"
+    refuse(errors.SwapFileOpenError, "its name is not UTF-8", lambda: SwapFile(f"{tmp_path}/\udcff", size="1MiB"))
+
+
+def test_what_holds_pages_is_not_copied(unchanged: Frontswap) -> None:
+    for thing in (unchanged, unchanged.backends[0], unchanged.backends[1]):
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=f"cannot copy or pickle a `{type(thing).__name__}`"):
+                attempt(thing)
+
+
+def test_changing_a_closed_chain() -> None:
+    fs = Frontswap()
+    fs.close()
+    with PlainRam("1MiB") as backend:
+        refuse(errors.ClosedError, "cannot add a backend: `Frontswap` is closed", lambda: fs.add_backend(backend))
+        refuse(errors.ClosedError, "cannot remove a backend: `Frontswap` is", lambda: fs.remove_backend(backend))

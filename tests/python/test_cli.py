@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from frontswap import Frontswap, PlainRam, _frontswap, plugins
-from frontswap.cli import _output
+from frontswap.cli import COMMANDS, _output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -403,3 +405,53 @@ def test_check_finds_what_a_chain_does_wrong(make_page: Callable[[int], bytes]) 
     assert check.wrong_pages == 8 + 7 + 1
     assert len(check.wrong) == 10
     assert check.compared_pages == 8 * 20
+
+
+@pytest.mark.parametrize("words", [("backends",), ("backends", "--json"), (*CHECK, "--json"), CHECK])
+def test_a_full_disk_is_no_bug(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run([*PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1
+    text = result.stderr.decode()
+    assert "frontswap: error: cannot write the result to stdout: no space left on device (ENOSPC)\n\nhint: " in text
+    assert "Traceback" not in text
+
+
+def test_closed_streams() -> None:
+    words = f"exec {shlex.join(PROGRAM)} backends >&-"
+    result = subprocess.run(["/bin/sh", "-c", words], stderr=subprocess.PIPE, check=False)
+    assert (result.returncode, b"stdout is closed" in result.stderr) == (1, True)
+    words = f"exec {shlex.join(PROGRAM)} backends 2>&-"
+    result = subprocess.run(["/bin/sh", "-c", words], stdout=subprocess.PIPE, check=False)
+    assert (result.returncode, b"zpool" in result.stdout) == (0, True)
+
+
+def test_check_says_when_a_backend_broke(run: Callable[..., Outcome]) -> None:
+    words = (*CHECK, "--backend", "fault_inject:ram,capacity=16MiB,store_error=0.01")
+    outcome = run(*words)
+    assert outcome.status == 1
+    assert "frontswap: error: backend `fault_inject:ram` " in outcome.stderr
+    document = json.loads(run(*words, "--json").stdout)
+    assert document["wrong_pages"] == 0
+    assert len(document["broken"]) == 1
+
+
+def test_an_impossible_chain_was_written_wrong(run: Callable[..., Outcome]) -> None:
+    assert run("check", "--writethrough", "--backend", "ram,capacity=1MiB").status == 2
+    assert run("check", "--backend", "file,size=1MiB,direct=no", "--backend", "ram,capacity=1MiB").status == 2
+
+
+def test_help_says_of_a_command_what_the_command_says() -> None:
+    for name, words in COMMANDS.items():
+        command = importlib.import_module(f"frontswap.cli.{name}").command
+        assert command.get_short_help_str(limit=100) == words
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys, frontswap.cli\n"
+        "try: frontswap.cli.main(['--help'])\n"
+        "except SystemExit: print(sorted(set(sys.modules) & {f'frontswap.cli.{n}' for n in frontswap.cli.COMMANDS}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

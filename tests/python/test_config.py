@@ -231,3 +231,11 @@ def test_what_is_no_whole_number_is_refused(value: Any) -> None:
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(OptionInvalidError, match="it is not text"):
         Options("x", {"key": 3}).text("key", "word")
+
+
+def test_a_known_setting_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "chain.toml"
+    path.write_text("colour = 1\n")
+    with pytest.raises(OptionUnknownError) as caught:
+        read_config(path)
+    assert str(caught.value).count("`promote_limit`") == 1

@@ -143,15 +143,6 @@ def test_wrong_bytes_and_lost_pages_are_found(make_page: Callable[[int], bytes])
         assert fs.load(0, 2, bytearray(4096))
 
 
-def test_an_answer_that_is_none(make_page: Callable[[int], bytes]) -> None:
-    shelf = Shelf()
-    shelf.answer = None
-    with Frontswap([shelf]) as fs:
-        fs.init(0, 10)
-        assert fs.store(0, 0, make_page(0)).reason == "other"
-        assert fs.curr_pages() == 0
-
-
 def test_it_is_forgotten_when_nobody_holds_it() -> None:
     shelf = Shelf()
     assert shelf.stats().stored_pages == 0
@@ -185,3 +176,25 @@ def test_many_threads_get_one_handle() -> None:
         for thread in threads:
             thread.join()
         assert len({id(handle) for handle in handles}) == 1
+
+
+def test_why_it_broke_can_be_read() -> None:
+    shelf = Shelf()
+    with Frontswap([shelf]) as fs:
+        fs.init(0, pages=1)
+        assert shelf.broken_reason is None
+        shelf.fails = RuntimeError("the shelf fell down")
+        assert fs.store(0, 0, bytes(range(256)) * 16).reason == "closing"
+        assert shelf.state == "broken"
+        assert shelf.broken_reason == "backend `shelf:cellar` failed in `store`: RuntimeError: the shelf fell down"
+
+
+@pytest.mark.parametrize("kind", ["", None, "Shelf", "a,b", "a:b"])
+def test_a_kind_that_cannot_be_written(kind: Any) -> None:
+    class Nameless(Shelf):
+        pass
+
+    Nameless.kind = kind
+    with pytest.raises(errors.OptionInvalidError, match=f"cannot set `kind` of `Nameless` to `{kind}`") as caught:
+        Frontswap([Nameless()])
+    assert "class `Nameless`" in caught.value.hint

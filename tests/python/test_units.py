@@ -179,3 +179,14 @@ def test_an_unknown_memory_is_said(tmp_path: Path) -> None:
 
 def test_this_machine_has_memory() -> None:
     assert parse_size("100%") == machine_memory() > 16 * MIB
+
+
+class Whole:
+    """A whole number that is no `int`, like numpy's."""
+
+    def __index__(self) -> int:
+        return 2**20
+
+
+def test_a_whole_number_of_another_kind() -> None:
+    assert parse_size(Whole()) == 2**20  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ pub enum Loaded {
 }
 
 /// Why a page was not taken. Every reason is counted by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reject {
     /// No room within the capacity.

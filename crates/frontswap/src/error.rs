@@ -74,6 +74,12 @@ kinds! {
     PageLength = "page-length", Value,
         "cannot {operation} a page of `{length}` bytes: a page is 4096 bytes",
         "pass a C-contiguous buffer of exactly 4096 bytes";
+    PageBuffer = "page-buffer", Type,
+        "cannot {operation} a page: `{buffer}` {reason}",
+        "pass a C-contiguous buffer of 4096 bytes, such as a `bytearray` or a NumPy array of numbers; `np.ascontiguousarray` makes one";
+    AreaNumber = "area-number", Lookup,
+        "cannot use area `{area}`: areas are numbered 0 to 65535",
+        "use a number within those limits";
     AreaNotInitialised = "area-not-initialised", Lookup,
         "cannot use area `{area}`: it was not initialised",
         "call `init({area}, pages=...)` first";
@@ -156,8 +162,11 @@ kinds! {
         "cannot add backend `{backend}`: it is already part of a chain",
         "create another backend; each belongs to one chain";
     BackendInUse = "backend-in-use", Value,
-        "cannot {operation} backend `{backend}` directly: it is part of a chain",
-        "go through the chain, or remove the backend from it first";
+        "cannot {operation} backend `{backend}` directly: it belongs to a chain or to another backend",
+        "go through what it belongs to, or take it out of there first";
+    BackendNotEmpty = "backend-not-empty", Value,
+        "cannot add backend `{backend}`: it holds `{pages}` pages that the chain would not know of",
+        "invalidate its areas first, or create another backend";
     BackendNotInChain = "backend-not-in-chain", Lookup,
         "cannot remove backend `{backend}`: it is not part of this chain",
         "pass one of the objects in `backends`";

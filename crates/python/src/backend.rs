@@ -7,7 +7,7 @@ use std::time::Duration;
 use frontswap::backend::{Answer as Answered, Loaded, Reject};
 use frontswap::counters::Counts;
 use frontswap::error::{Error, Kind};
-use frontswap::key::{Area, Bytes, Key, Offset, Pages};
+use frontswap::key::{Bytes, Key, Pages};
 use frontswap::member::{Member, State};
 use frontswap::page::Page;
 use frontswap_backends::{
@@ -18,6 +18,7 @@ use pyo3::types::PyDict;
 
 use crate::Answer;
 use crate::buffers::{copy_in, writable};
+use crate::chain::{area_from, key_from, unless_impossible};
 use crate::errors::{detached, raise};
 use crate::lifetime::Closable;
 use crate::python_backend::PythonBackend;
@@ -233,16 +234,23 @@ impl Backend {
         })
     }
 
-    fn init(&self, py: Python<'_>, area: u16, pages: u64) -> PyResult<()> {
+    fn init(&self, py: Python<'_>, area: &Bound<'_, PyAny>, pages: u64) -> PyResult<()> {
         let seat = self.alone(py, "initialise an area of")?;
-        detached(py, "init", || seat.member.backend().init(Area(area), Pages(pages)))
+        let area = area_from(area)?;
+        detached(py, "init", || seat.member.backend().init(area, Pages(pages)))
     }
 
-    fn store(&self, py: Python<'_>, area: u16, offset: u64, page: &Bound<'_, PyAny>) -> PyResult<Answer> {
+    fn store(
+        &self,
+        py: Python<'_>,
+        area: &Bound<'_, PyAny>,
+        offset: &Bound<'_, PyAny>,
+        page: &Bound<'_, PyAny>,
+    ) -> PyResult<Answer> {
         let seat = self.alone(py, "store into")?;
         let mut copy = Page::ZERO;
         copy_in(page, &mut copy)?;
-        let key = Key { area: Area(area), offset: Offset(offset) };
+        let key = key_from(area, offset)?;
         let answer = detached(py, "store", || seat.with_key(key, |member| member.store(key, &copy)))?;
         Ok(match answer {
             Answered::Accepted => {
@@ -252,10 +260,16 @@ impl Backend {
         })
     }
 
-    fn load(&self, py: Python<'_>, area: u16, offset: u64, out: &Bound<'_, PyAny>) -> PyResult<bool> {
+    fn load(
+        &self,
+        py: Python<'_>,
+        area: &Bound<'_, PyAny>,
+        offset: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
         let seat = self.alone(py, "load from")?;
         let view = writable(out)?;
-        let key = Key { area: Area(area), offset: Offset(offset) };
+        let key = key_from(area, offset)?;
         let mut page = Page::ZERO;
         let answer = detached(py, "load", || seat.with_key(key, |member| member.load(key, &mut page)))?;
         if answer == Loaded::Loaded {
@@ -264,19 +278,25 @@ impl Backend {
         Ok(answer == Loaded::Loaded)
     }
 
-    fn invalidate_page(&self, py: Python<'_>, area: u16, offset: u64) -> PyResult<()> {
+    fn invalidate_page(
+        &self,
+        py: Python<'_>,
+        area: &Bound<'_, PyAny>,
+        offset: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let seat = self.alone(py, "invalidate a page of")?;
-        let key = Key { area: Area(area), offset: Offset(offset) };
+        let Some(key) = unless_impossible(py, key_from(area, offset))? else { return Ok(()) };
         detached(py, "invalidate", || {
             seat.with_key(key, |member| member.invalidate_page(key));
             Ok(())
         })
     }
 
-    fn invalidate_area(&self, py: Python<'_>, area: u16) -> PyResult<()> {
+    fn invalidate_area(&self, py: Python<'_>, area: &Bound<'_, PyAny>) -> PyResult<()> {
         let seat = self.alone(py, "invalidate an area of")?;
+        let Some(area) = unless_impossible(py, area_from(area))? else { return Ok(()) };
         detached(py, "invalidate", || {
-            seat.member.backend().invalidate_area(Area(area));
+            seat.member.backend().invalidate_area(area);
             Ok(())
         })
     }
@@ -302,6 +322,7 @@ impl Backend {
         stats.set_item("kind", &self.kind)?;
         stats.set_item("name", member.name())?;
         stats.set_item("state", self.state())?;
+        stats.set_item("broken_reason", member.broken_reason())?;
         set_counts(&stats, &counts)?;
         stats.set_item("stored_pages", stored)?;
         stats.set_item("orig_data_size", Pages(stored).bytes().0)?;

@@ -6,6 +6,8 @@ use frontswap::chain::{Chain as Layer, ChainOptions, Stored};
 use frontswap::error::Error;
 use frontswap::key::{Area, Bytes, Key, Offset, Pages};
 use frontswap::page::Page;
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -67,7 +69,7 @@ impl Chain {
 
     fn init(&self, py: Python<'_>, area: &Bound<'_, PyAny>, pages: &Bound<'_, PyAny>) -> PyResult<()> {
         let layer = self.open(py, "initialise an area")?;
-        let (Ok(number), Ok(length)) = (area.extract(), pages.extract()) else {
+        let (Some(number), Some(length)) = (number(area)?, number(pages)?) else {
             let fields: [(&'static str, &dyn std::fmt::Display); 2] = [("area", area), ("pages", pages)];
             return Err(raise(py, &Error::new(frontswap::Kind::AreaInvalid, &fields)));
         };
@@ -124,8 +126,7 @@ impl Chain {
         offset: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let layer = self.open(py, "invalidate a page")?;
-        // What cannot be a key holds no page, and forgetting nothing cannot fail (rule B6).
-        let Ok(key) = key_from(area, offset) else { return Ok(()) };
+        let Some(key) = unless_impossible(py, key_from(area, offset))? else { return Ok(()) };
         detached(py, "invalidate", || {
             layer.invalidate_page(key);
             Ok(())
@@ -134,9 +135,9 @@ impl Chain {
 
     fn invalidate_area(&self, py: Python<'_>, area: &Bound<'_, PyAny>) -> PyResult<()> {
         let layer = self.open(py, "invalidate an area")?;
-        let Ok(area) = area.extract() else { return Ok(()) };
+        let Some(area) = unless_impossible(py, area_from(area))? else { return Ok(()) };
         detached(py, "invalidate", || {
-            layer.invalidate_area(Area(area));
+            layer.invalidate_area(area);
             Ok(())
         })
     }
@@ -236,25 +237,48 @@ impl Chain {
     }
 }
 
-/// A key from Python's numbers. A number that no key can have is an area or offset that there is not.
-fn key_from(area: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Key> {
-    let not_a_number = |value: &Bound<'_, PyAny>| value.extract::<i128>().is_err();
-    if let Ok(area) = area.extract() {
-        if let Ok(offset) = offset.extract() {
-            return Ok(Key { area: Area(area), offset: Offset(offset) });
-        }
-        if not_a_number(offset) {
-            return offset.extract().map(|offset| Key { area: Area(area), offset: Offset(offset) });
-        }
-        let fields: [(&'static str, &dyn std::fmt::Display); 2] = [("area", &area), ("offset", offset)];
-        return Err(raise(area_py(offset), &Error::new(frontswap::Kind::OffsetInvalid, &fields)));
+/// A number from Python; `None` when there is no such number of that type.
+///
+/// # Errors
+/// It is not a whole number.
+fn number<'py, T: FromPyObjectOwned<'py>>(value: &Bound<'py, PyAny>) -> PyResult<Option<T>> {
+    match value.extract::<T>().map_err(Into::into) {
+        Ok(number) => Ok(Some(number)),
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(None),
+        Err(error) => Err(error),
     }
-    if not_a_number(area) {
-        return area.extract().map(|area| Key { area: Area(area), offset: Offset(0) });
-    }
-    Err(raise(area_py(area), &Error::new(frontswap::Kind::AreaNotInitialised, &[("area", area)])))
 }
 
-fn area_py<'py>(value: &Bound<'py, PyAny>) -> Python<'py> {
-    value.py()
+/// An area from Python's number.
+///
+/// # Errors
+/// It is not a whole number, or none that an area can have.
+pub fn area_from(area: &Bound<'_, PyAny>) -> PyResult<Area> {
+    let missing = || raise(area.py(), &Error::new(frontswap::Kind::AreaNumber, &[("area", area)]));
+    number(area)?.map(Area).ok_or_else(missing)
+}
+
+/// A key from Python's numbers.
+///
+/// # Errors
+/// One of them is not a whole number, or none that an area or an offset can have.
+pub fn key_from(area: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Key> {
+    let number = number(offset)?;
+    let area = area_from(area)?;
+    let fields: [(&'static str, &dyn std::fmt::Display); 2] = [("area", &area), ("offset", offset)];
+    let missing = || raise(offset.py(), &Error::new(frontswap::Kind::OffsetInvalid, &fields));
+    Ok(Key { area, offset: number.map(Offset).ok_or_else(missing)? })
+}
+
+/// What cannot be a key holds no page, and to forget nothing cannot fail (rule B6). What is no number
+/// at all is the caller's mistake.
+///
+/// # Errors
+/// It is not a whole number.
+pub fn unless_impossible<T>(py: Python<'_>, found: PyResult<T>) -> PyResult<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => Err(error),
+        Err(_) => Ok(None),
+    }
 }

@@ -7,6 +7,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::python_backend::take_interrupt;
+
 /// Runs `work` without the interpreter's lock. A panic in it becomes an `internal` error.
 pub fn detached<T: Send>(
     py: Python<'_>,
@@ -14,6 +16,9 @@ pub fn detached<T: Send>(
     work: impl FnOnce() -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let done = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
+    if let Some(interrupt) = take_interrupt() {
+        return Err(interrupt);
+    }
     done.unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<String>()

@@ -18,8 +18,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 /// The answer to a store: true when the page was accepted.
-#[pyclass(frozen, eq, from_py_object, module = "frontswap._frontswap")]
-#[derive(Clone, PartialEq, Eq)]
+#[pyclass(frozen, eq, hash, from_py_object, module = "frontswap._frontswap")]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Answer {
     /// Whether the page was accepted.
     #[pyo3(get)]
@@ -78,6 +78,7 @@ fn reject_from_word(word: &str) -> PyResult<Reject> {
 fn _frontswap(module: &Bound<'_, PyModule>) -> PyResult<()> {
     lifetime::watch_forks();
     let py = module.py();
+    python_backend::watch_shutdown(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("PAGE_SIZE", frontswap::PAGE_SIZE)?;
     module.add("REJECT_REASONS", PyTuple::new(py, Reject::ALL.map(reject_word))?)?;

@@ -4,7 +4,9 @@
 //! faulting thread waits. The adapter knows which keys it accepted, so that counting, capacity and
 //! draining work for a class of five methods.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use frontswap::backend::{Answer, Backend, Description, Loaded, Reject, Usage};
 use frontswap::error::{Error, Kind};
@@ -12,11 +14,87 @@ use frontswap::key::{Area, Bytes, Key, Pages};
 use frontswap::page::{PAGE_SIZE, Page};
 use frontswap::table::PageTable;
 use frontswap_backends::clock::{AGE_LOADED, AGE_STORED, Clock};
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyWeakrefMethods, PyWeakrefReference};
 
 /// Says in an entry that the key is held.
 const HELD: u32 = 16;
+
+/// Why a call of an object failed.
+struct Failure {
+    reason: String,
+    /// What was raised is no `Exception` but, say, a `KeyboardInterrupt`.
+    is_interrupt: bool,
+}
+
+impl Failure {
+    fn new(reason: &str) -> Self {
+        Failure { reason: reason.to_owned(), is_interrupt: false }
+    }
+
+    fn from_error(py: Python<'_>, error: PyErr) -> Self {
+        let is_interrupt = !error.is_instance_of::<PyException>(py);
+        let reason = error.to_string();
+        if is_interrupt {
+            INTERRUPT.with_borrow_mut(|interrupt| *interrupt = Some(error));
+        }
+        Failure { reason, is_interrupt }
+    }
+}
+
+thread_local! {
+    /// An interrupt that a backend of this thread's call raised.
+    static INTERRUPT: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+}
+
+/// The interrupt that came during the call that is over now, if one did.
+pub fn take_interrupt() -> Option<PyErr> {
+    INTERRUPT.with_borrow_mut(Option::take)
+}
+
+/// Calls of Python objects that wait for the interpreter's lock or have it. The interpreter ends threads
+/// that ask for its lock while it shuts down, and they cannot be ended in the middle of our code: so no
+/// call begins from then on, and the shutdown waits for those that have begun.
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static IS_SHUTTING_DOWN: AtomicBool = AtomicBool::new(false);
+
+/// How long a shutdown waits for one call at most, and how often it looks.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+const SHUTDOWN_POLL: Duration = Duration::from_millis(1);
+
+struct Call;
+
+impl Call {
+    fn begin() -> Option<Self> {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        let call = Call;
+        (!IS_SHUTTING_DOWN.load(Ordering::SeqCst)).then_some(call)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        CALLS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Has the interpreter say when it shuts down.
+pub fn watch_shutdown(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let shut_down = wrap_pyfunction!(shut_down, module)?;
+    module.py().import("atexit")?.call_method1("register", (shut_down,)).map(drop)
+}
+
+#[pyfunction]
+fn shut_down(py: Python<'_>) {
+    IS_SHUTTING_DOWN.store(true, Ordering::SeqCst);
+    py.detach(|| {
+        let start = Instant::now();
+        while CALLS.load(Ordering::SeqCst) > 0 && start.elapsed() < SHUTDOWN_WAIT {
+            std::thread::sleep(SHUTDOWN_POLL);
+        }
+    });
+}
 
 /// An object with the five methods.
 pub struct PythonBackend {
@@ -48,11 +126,12 @@ impl PythonBackend {
         })
     }
 
-    /// Calls the object; the reason when that fails.
-    fn call<T>(&self, work: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T, String> {
+    /// Calls the object.
+    fn call<T>(&self, work: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T, Failure> {
+        let _call = Call::begin().ok_or_else(|| Failure::new("the interpreter is shutting down"))?;
         Python::attach(|py| match self.implementation.bind(py).upgrade() {
-            Some(implementation) => work(&implementation).map_err(|error| error.to_string()),
-            None => Err("its Python object is gone".to_owned()),
+            Some(implementation) => work(&implementation).map_err(|error| Failure::from_error(py, error)),
+            None => Err(Failure::new("its Python object is gone")),
         })
     }
 
@@ -82,7 +161,7 @@ impl PythonBackend {
 impl Backend for PythonBackend {
     fn init(&self, area: Area, pages: Pages) -> Result<(), Error> {
         self.call(|object| object.call_method1("init", (area.0, pages.0)).map(drop))
-            .map_err(|reason| self.failed("init", &reason))
+            .map_err(|failure| self.failed("init", &failure.reason))
     }
 
     fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
@@ -100,9 +179,21 @@ impl Backend for PythonBackend {
                 let reason = answer.reason.unwrap_or(Reject::Other);
                 return Ok(if answer.accepted { Answer::Accepted } else { Answer::Rejected(reason) });
             }
-            Ok(if answer.is_truthy()? { Answer::Accepted } else { Answer::Rejected(Reject::Other) })
+            match answer.extract::<bool>() {
+                Ok(true) => Ok(Answer::Accepted),
+                Ok(false) => Ok(Answer::Rejected(Reject::Other)),
+                Err(_) => {
+                    let class = answer.get_type().name()?;
+                    Err(PyTypeError::new_err(format!("it returned `{class}`, which is no answer")))
+                }
+            }
         });
-        let answer = answer.map_err(|reason| self.failed("store", &reason))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // An interrupt says nothing about the backend. It is raised when the call is over.
+            Err(failure) if failure.is_interrupt => Answer::Rejected(Reject::Other),
+            Err(failure) => return Err(self.failed("store", &failure.reason)),
+        };
         if answer == Answer::Accepted {
             self.held.lock(key).set([HELD | AGE_STORED]);
         }
@@ -115,7 +206,7 @@ impl Backend for PythonBackend {
             let is_loaded = object.call_method1("load", (key.area.0, key.offset.0, &buffer))?.is_truthy()?;
             Ok(is_loaded.then(|| buffer.to_vec()))
         });
-        let Some(bytes) = loaded.map_err(|reason| self.unreadable(key, &reason))? else {
+        let Some(bytes) = loaded.map_err(|failure| self.unreadable(key, &failure.reason))? else {
             return Ok(Loaded::Missing);
         };
         let Ok(bytes) = <[u8; PAGE_SIZE]>::try_from(bytes) else {

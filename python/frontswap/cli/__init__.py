@@ -19,17 +19,26 @@ from frontswap.errors import FrontswapError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("backends", "check", "codecs")
+COMMANDS = {
+    "backends": "List the backends of all installed packages.",
+    "check": "Pass real data through a chain and compare every byte.",
+    "codecs": "Show what each codec would make of this data, page by page.",
+}
+"""Each subcommand with the first sentence of its help, so that `frontswap --help` need not import them all."""
 
 USAGE_CODES = frozenset(
     {
         "backend-unknown",
         "capacity-invalid",
+        "chain-limit",
+        "chain-order",
         "codec-unknown",
         "config-invalid",
         "option-invalid",
         "option-unknown",
         "size-invalid",
+        "volatile-needs-writethrough",
+        "writethrough-needs-slow",
     }
 )
 """Kinds of error that say that something was written wrong, and so exit with 2."""
@@ -46,6 +55,10 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"frontswap.cli.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -87,8 +100,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _run(args: Sequence[str] | None) -> int:
     """Run the command line; return its status."""
     try:
+        _output.open_streams()
         status = cli.main(args, prog_name="frontswap", standalone_mode=False)
-        sys.stdout.flush()
+        with _output.to_stdout():
+            sys.stdout.flush()
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours must not look like the user's fault
         return _report(error)
     return status if isinstance(status, int) else 0

@@ -5,15 +5,19 @@ Data goes to stdout and nothing else does. There is colour only on a terminal, a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from frontswap.errors import reason_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PROGRESS_INTERVAL_S = 5.0
 """Seconds between two lines of progress where there is no terminal to overwrite one on."""
@@ -101,11 +105,49 @@ def print_bug(error: Exception) -> None:
     )
 
 
+def open_streams() -> None:
+    """See to it that there are both streams: whoever starts us may have closed them.
+
+    Raises:
+        CommandError: There is no stdout.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        message = "cannot write the result: stdout is closed"
+        raise CommandError(message, "send it somewhere, also to `/dev/null`")
+
+
+@contextlib.contextmanager
+def to_stdout() -> Iterator[None]:
+    """Say in our words that stdout takes no more: its disk is full, say.
+
+    Raises:
+        CommandError: It takes no more.
+        BrokenPipeError: Its reader went away, which is no fault.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_stdout()
+        message = f"cannot write the result to stdout: {reason_of(error)}"
+        raise CommandError(message, "free some space there, or send it elsewhere") from error
+
+
+def print_line(text: str = "") -> None:
+    """Print one line of a result for people."""
+    with to_stdout():
+        click.echo(text)
+
+
 def print_json(document: dict[str, Any]) -> None:
     """Print a result for programs."""
     import json
 
-    click.echo(json.dumps(document, indent=2))
+    print_line(json.dumps(document, indent=2))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, title: str = "") -> None:
@@ -127,9 +169,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left:
         table.add_column(Text(heading), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    if title:
-        console.print(Text(title, style="bold"))
-    console.print(table)
+    with to_stdout():
+        if title:
+            console.print(Text(title, style="bold"))
+        console.print(table)
 
 
 def abandon_stdout() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from frontswap.backends import PAGE_SIZE, UNLIMITED
-from frontswap.cli._output import Progress, print_error, print_json, print_table
+from frontswap.cli._output import Progress, print_error, print_json, print_line, print_table
 from frontswap.cli._settings import chain_config, chain_options, json_setting, setting
 from frontswap.errors import PageCorruptError, PageLostError, PageUnreadableError
 from frontswap.units import format_size
@@ -126,6 +126,7 @@ class Check:
         stored_pages: Pages that the chain accepted.
         wrong_pages: Pages that came back wrong, or not at all.
         wrong: What was wrong with the first of them, one line each.
+        broken: Why a backend can no longer take pages, one line for each that broke.
     """
 
     fs: Frontswap
@@ -136,6 +137,7 @@ class Check:
     stored_pages: int = 0
     wrong_pages: int = 0
     wrong: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def run(self, passes: int) -> ChainStats:
         """Go through everything; return the counters as they are while the last pass still holds its pages."""
@@ -150,6 +152,7 @@ class Check:
                 self.fs.invalidate_area(area)
             if self.fs.curr_pages():
                 self._found_wrong(f"{self.fs.curr_pages()} pages are held after every area was invalidated")
+        self.broken = [backend.broken_reason for backend in self.fs.backends if backend.broken_reason]
         return stats
 
     @property
@@ -260,9 +263,9 @@ def _print(check: Check, stats: ChainStats) -> None:
     pages = f"{check.pages} pages ({format_size(check.pages * PAGE_SIZE)}) of real data"
     if check.kept_pages and not check.wrong:
         rest = f"{check.kept_pages} pages were rejected by every backend at the end and stayed with this program"
-        click.echo(f"\n{pages} were offered, every byte that was accepted is verified; {rest}")
+        print_line(f"\n{pages} were offered, every byte that was accepted is verified; {rest}")
     elif not check.wrong:
-        click.echo(f"\n{pages} went through, every byte verified")
+        print_line(f"\n{pages} went through, every byte verified")
 
 
 def _as_json(check: Check, stats: ChainStats, passes: int) -> dict[str, Any]:
@@ -280,17 +283,23 @@ def _as_json(check: Check, stats: ChainStats, passes: int) -> dict[str, Any]:
         "kept_pages": check.kept_pages,
         "wrong_pages": check.wrong_pages,
         "wrong": check.wrong,
+        "broken": check.broken,
         "stats": stats.to_json(),
     }
 
 
 def _verdict(check: Check) -> int:
     """Say what was wrong; return the exit status."""
+    if check.broken and not check.wrong:
+        print_error(
+            check.broken[0], "no page that it had accepted is wrong; mend it, and check again", check.broken[1:]
+        )
+        return 1
     if not check.wrong:
         return 0
     print_error(
         f"{check.wrong_pages} of {check.compared_pages} pages that were loaded are wrong: {check.wrong[0]}",
         "check the memory and the disk of this machine, then the backend",
-        check.wrong[1:],
+        [*check.wrong[1:], *check.broken],
     )
     return 1

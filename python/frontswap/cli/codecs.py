@@ -10,7 +10,7 @@ import click
 
 from frontswap import _frontswap
 from frontswap.backends import PAGE_SIZE
-from frontswap.cli._output import Progress, print_json, print_table
+from frontswap.cli._output import Progress, print_json, print_line, print_table
 from frontswap.cli._settings import json_setting, setting
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(*, files: tuple[str, ...], sample: str, level: int, as_json: bool) -
     else:
         for index, result in enumerate(results):
             if index:
-                click.echo()
+                print_line()
             _print(result)
 
 
@@ -118,7 +118,8 @@ def _print(result: Measured) -> None:
         times = [f"{ns / 1000 / result.pages:.2f}" for ns in spent_ns]
         picked = f"{result.picked_pages[codec] * 100 / result.pages:.0f} %" if codec != "auto" else ""
         rows.append((codec, f"{_ratio(row):.2f}", *speeds, *times, picked))
-    print_table(HEADINGS, rows, title=f"{result.sample.name}: {result.pages} pages")
+    pages = "1 page" if result.pages == 1 else f"{result.pages} pages"
+    print_table(HEADINGS, rows, title=f"{result.sample.name}: {pages}")
 
 
 def _as_json(result: Measured) -> dict[str, Any]:

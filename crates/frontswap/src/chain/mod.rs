@@ -159,14 +159,20 @@ impl Chain {
     /// Puts a backend at `position`, while pages are held (rule F10).
     ///
     /// # Errors
-    /// It is in a chain, it would stand behind the slow swap, or it can lose pages and this chain
-    /// does not write through. Nothing changed.
+    /// It is in a chain, it holds pages, it would stand behind the slow swap, or it can lose pages and
+    /// this chain does not write through. Nothing changed.
     pub fn add_backend(&self, member: Arc<Member>, position: usize) -> Result<(), Error> {
         let _changes = self.lock_open("add a backend")?;
         let mut roster = Roster::clone(&self.roster.current());
         self.check_order(&roster, &member, position)?;
         if !member.take_seat() {
             return Err(Error::new(Kind::BackendInChain, &[("backend", &member.name())]));
+        }
+        let held = member.backend().usage().stored_pages;
+        if held.0 > 0 {
+            member.leave_seat();
+            let fields: [(&'static str, &dyn Display); 2] = [("backend", &member.name()), ("pages", &held)];
+            return Err(Error::new(Kind::BackendNotEmpty, &fields));
         }
         let mut begun = Vec::new();
         for (area, state) in roster.open_areas() {

@@ -1,0 +1,6 @@
+"""`python -m frontswap` is `frontswap`."""
+
+from frontswap.cli import main
+
+if __name__ == "__main__":
+    main()
