@@ -13,7 +13,9 @@ PAGE_SIZE = 4096
 
 _HEAP = """
 import re, sys
-people = [{"id": i, "name": f"user{i}", "tags": [str(j) for j in range(i % 7)], "score": i * 0.5} for i in range(150_000)]
+def person(i):
+    return {"id": i, "name": f"user{i}", "tags": [str(j) for j in range(i % 7)], "score": i * 0.5}
+people = [person(i) for i in range(150_000)]
 index = {row["name"]: row for row in people}
 with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
     for line in maps:

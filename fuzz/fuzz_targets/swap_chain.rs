@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use frontswap::error::Kind;
 use frontswap::{
@@ -23,9 +24,11 @@ const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 const POOL_PAGES: u64 = 32;
 const RAM_PAGES: u64 = 16;
 const FILE_PAGES: u64 = 32;
+const MOVE_TIME_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    has_ram: bool,
     has_file: bool,
     writethrough: bool,
     exclusive_loads: bool,
@@ -39,8 +42,9 @@ enum Step {
     Store { offset: u8, content: Content },
     StoreMany { first: u8, count: u8, content: Content },
     Load { offset: u8, exclusive: bool },
+    LoadOften { first: u8, count: u8, times: u8 },
     InvalidatePage { offset: u8 },
-    InvalidateArea,
+    InvalidateArea { stays_closed: u8 },
     Init,
     SetCapacity { backend: u8, pages: u8 },
     Shrink { target: u8, takes: u8 },
@@ -83,6 +87,7 @@ struct Run {
     held: HashMap<u64, Page>,
     is_open: bool,
     exclusive_loads: bool,
+    writethrough: bool,
 }
 
 fuzz_target!(|input: Input| {
@@ -106,18 +111,22 @@ impl Run {
         let pool = Zpool::new(options).expect("there is address space");
         let pool_bytes = pool.usage().mem_used_total.0;
         pool.set_capacity(Bytes(pool_bytes + POOL_PAGES * PAGE_BYTES)).expect("the machine has more");
-        let last: Arc<dyn Backend> = if input.has_file {
+        let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(pool)];
+        if input.has_ram {
+            backends.push(Arc::new(Ram::new(Pages(RAM_PAGES).bytes()).expect("there is address space")));
+        }
+        if input.has_file {
             let size = Pages(FILE_PAGES).bytes();
-            Arc::new(SwapFile::create(&std::env::temp_dir(), size, false).expect("there is disk space"))
-        } else {
-            Arc::new(Ram::new(Pages(RAM_PAGES).bytes()).expect("there is address space"))
-        };
-        let members = vec![Arc::new(Member::new(Arc::new(pool))), Arc::new(Member::new(last))];
-        let options =
-            ChainOptions { writethrough: input.writethrough && input.has_file, ..ChainOptions::default() };
+            let file = SwapFile::create(&std::env::temp_dir(), size, false).expect("there is disk space");
+            backends.push(Arc::new(file));
+        }
+        let members = backends.into_iter().map(|backend| Arc::new(Member::new(backend))).collect();
+        let writethrough = input.writethrough && input.has_file;
+        let options = ChainOptions { writethrough, ..ChainOptions::default() };
         let chain = Chain::new(members, options).expect("a legal chain");
         chain.init(AREA, Pages(AREA_PAGES)).expect("a fresh area");
-        Run { chain, pool_bytes, held: HashMap::new(), is_open: true, exclusive_loads: input.exclusive_loads }
+        let exclusive_loads = input.exclusive_loads;
+        Run { chain, pool_bytes, held: HashMap::new(), is_open: true, exclusive_loads, writethrough }
     }
 
     fn step(&mut self, number: u64, step: &Step) {
@@ -129,24 +138,33 @@ impl Run {
                 }
             }
             Step::Load { offset, exclusive } => self.load(key(offset), exclusive || self.exclusive_loads),
+            Step::LoadOften { first, count, times } => {
+                for index in (0..count % 16).cycle().take(usize::from(times % 4) * usize::from(count % 16)) {
+                    self.load(key(first.wrapping_add(index)), self.exclusive_loads);
+                }
+            }
             Step::InvalidatePage { offset } => {
                 self.chain.invalidate_page(key(offset));
                 self.held.remove(&key(offset).offset.0);
             }
-            Step::InvalidateArea => {
+            Step::InvalidateArea { stays_closed } => {
                 self.chain.invalidate_area(AREA);
                 self.held.clear();
                 self.is_open = false;
+                // Seldom, or most of a run would be rejections.
+                if stays_closed > 16 {
+                    self.init();
+                }
             }
-            Step::Init => {
-                let answer = self.chain.init(AREA, Pages(AREA_PAGES));
-                assert_eq!(answer.err().map(|error| error.kind()), self.is_open.then_some(Kind::AreaInUse));
-                self.is_open = true;
-            }
+            Step::Init => self.init(),
             Step::SetCapacity { backend, pages } => {
                 let member = self.member(backend);
                 let own = if member.description().kind == "zpool" { self.pool_bytes } else { 0 };
-                if member.backend().set_capacity(Bytes(own + (u64::from(pages) + 1) * PAGE_BYTES)).is_ok() {
+                if member
+                    .backend()
+                    .set_capacity(Bytes(own + (u64::from(pages % 48) + 1) * PAGE_BYTES))
+                    .is_ok()
+                {
                     self.chain.fit(&member);
                 }
             }
@@ -156,6 +174,12 @@ impl Run {
             }
             Step::ComeAndGo { backend } => self.come_and_go(backend),
         }
+    }
+
+    fn init(&mut self) {
+        let answer = self.chain.init(AREA, Pages(AREA_PAGES));
+        assert_eq!(answer.err().map(|error| error.kind()), self.is_open.then_some(Kind::AreaInUse));
+        self.is_open = true;
     }
 
     fn store(&mut self, offset: u8, content: Content, salt: u64) {
@@ -231,8 +255,33 @@ impl Run {
         }
     }
 
+    /// Rules B8, F2 and F6: every backend holds what its counter says, and together they hold each page
+    /// once, or the slow swap holds all. While the worker moves a page, that may be untrue for a moment.
+    fn check_copies(&self) {
+        let begun = Instant::now();
+        while let Err(reason) = self.copies_are_right() {
+            assert!(begun.elapsed() < MOVE_TIME_MAX, "{reason}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn copies_are_right(&self) -> Result<(), String> {
+        let members = self.chain.members();
+        let counted: Vec<u64> = members.iter().map(|member| member.counters.stored_pages()).collect();
+        for (member, counted) in members.iter().zip(&counted) {
+            let held = member.backend().usage().stored_pages;
+            if held != Pages(*counted) {
+                return Err(format!("{} holds {held} pages and counts {counted}", member.name()));
+            }
+        }
+        let copies = if self.writethrough { counted[counted.len() - 1] } else { counted.iter().sum() };
+        let expected = self.chain.curr_pages().0 - self.chain.counts().same_filled_pages;
+        if copies == expected { Ok(()) } else { Err(format!("{copies} copies of {expected} pages")) }
+    }
+
     fn finish(mut self) {
         self.check_all();
+        self.check_copies();
         self.chain.invalidate_area(AREA);
         assert_eq!(self.chain.curr_pages(), Pages(0));
         for member in self.chain.members() {

@@ -24,6 +24,8 @@ CRATES = {
     # Not part of the product: they look at it from outside.
     "frontswap-fuzz": {"frontswap", "frontswap-backends"},
     "frontswap-benchmarks": {"frontswap", "frontswap-backends"},
+    # One file of `frontswap`, built alone.
+    "frontswap-loom": set[str](),
 }
 
 FOREIGN_TO_THE_CORE = {"libc", "rustix", "pyo3", "std::fs", "std::net", "std::os", "std::process::Command", "std::env"}

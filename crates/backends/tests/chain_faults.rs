@@ -278,12 +278,13 @@ fn promotion_works_as_well_after_many_loads() {
     store_all(&chain, 0..1600);
     chain.add_backend(fast.clone(), 0).unwrap();
     store_all(&chain, 2000..2520);
+    let (loads, trials) = if cfg!(debug_assertions) { (60_000, 10) } else { (200_000, 50) };
     // A scan that comes round only after three times as many loads as there are pages above.
-    for load in 0..200_000 {
+    for load in 0..loads {
         assert!(chain.load(key(load % 1500), &mut Page::default(), false).unwrap());
     }
     assert_eq!(chain.counts().promoted_pages, 0, "a scan brings nothing up");
-    for trial in 0..50 {
+    for trial in 0..trials {
         let hot = 1500 + trial;
         assert_holds(&chain, key(hot), &noise(hot));
         store_all(&chain, 3000 + 8 * trial..3008 + 8 * trial);

@@ -397,13 +397,7 @@ impl World {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: if let Ok(n) = std::env::var("CASES") {
-            n.parse().unwrap()
-        } else if cfg!(debug_assertions) {
-            10
-        } else {
-            200
-        },
+        cases: if cfg!(debug_assertions) { 10 } else { 200 },
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
         ..ProptestConfig::default()
     }
