@@ -32,7 +32,8 @@ def draw_chain(results: dict[str, Any], path: Path) -> None:
     peers = [results["speed"][kind]["bare_two_threads"] for kind in kinds]
     threads.bar([x + 0.2 for x in at], peers, 0.4, color=PEER)
     threads.set_title("two threads against one")
-    threads.legend(["chain", "bare codec"], frameon=False)
+    threads.legend(["chain", "bare codec"], frameon=False, ncols=2)
+    threads.set_ylim(0, 2.6)
     threads.axhline(1.7, color=AIM, linewidth=1)
 
     mixed = results["space"]["all five, mixed"]
