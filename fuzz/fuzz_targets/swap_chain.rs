@@ -101,7 +101,7 @@ fuzz_target!(|input: Input| {
 
 impl Run {
     fn new(input: &Input) -> Run {
-        let codec = match CodecName::ALL.get(usize::from(input.codec)) {
+        let codec = match CodecName::ALL.get(usize::from(input.codec) % (CodecName::ALL.len() + 1)) {
             Some(codec) => CodecChoice::Fixed(*codec),
             None => CodecChoice::Auto,
         };

@@ -307,6 +307,12 @@ class WritethroughNeedsSlowError(FrontswapError, ValueError):
     code = "writethrough-needs-slow"
 
 
+class ReenteredError(FrontswapError, RuntimeError):
+    """A chain that should be changed from within the code of one of its backends."""
+
+    code = "reentered"
+
+
 class BackendFailedError(FrontswapError, RuntimeError):
     """An exception or a wrong answer from a backend's own code."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -152,6 +153,35 @@ def test_an_interrupt_reaches_the_caller_and_breaks_nothing() -> None:
         assert out == PAGE
         assert not chain.load(0, 2, out)
         assert chain.store(0, 2, PAGE)
+
+
+class Meddler(DictBackend):
+    """Closes its own chain while it is asked, as a signal handler may."""
+
+    kind = "meddler"
+    chain: Frontswap | None = None
+    refused: list[BaseException]
+
+    def store(self, area: int, offset: int, page: Any) -> Any:
+        assert self.chain is not None
+        changes: list[Callable[[], None]] = [self.chain.close, functools.partial(self.chain.invalidate_area, 0)]
+        for change in changes:
+            with pytest.raises(errors.ReenteredError) as caught:
+                change()
+            self.refused.append(caught.value)
+        return super().store(area, offset, page)
+
+
+def test_a_chain_is_not_changed_from_within() -> None:
+    backend = Meddler()
+    backend.refused = []
+    with Frontswap([backend]) as chain:
+        backend.chain = chain
+        chain.init(0, pages=10)
+        assert chain.store(0, 1, PAGE)
+        assert len(backend.refused) == 2
+        assert "close a chain from within" in str(backend.refused[0])
+        backend.chain = None
 
 
 class Silent(DictBackend):

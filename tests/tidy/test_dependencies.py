@@ -36,6 +36,7 @@ PYTHON_ROOMS = {
     "frontswap": {"frontswap._frontswap"},
     "frontswap.testing": {"frontswap", "frontswap._frontswap"},
     "frontswap.cli": {"frontswap", "frontswap._frontswap"},
+    "frontswap.__main__": {"frontswap.cli"},
     "frontswap._docs": {"frontswap", "frontswap._frontswap", "frontswap.cli"},
 }
 """`frontswap` is every module that has no row of its own. The stub of the native module names the classes of errors."""

@@ -131,14 +131,17 @@ pub struct Context {
 impl Context {
     /// A context; `level` is that of zstd, which takes some 200 KiB more if it `has_zstd`.
     pub fn new(has_zstd: bool, level: i32) -> Self {
-        Context {
+        let mut context = Context {
             zstd: has_zstd.then(|| (CCtx::create(), DCtx::create())),
             level,
             shuffled: Page::ZERO,
             object: [0; PAGE_SIZE],
             rival: [0; PAGE_SIZE],
             stores: [0; CodecName::ALL.len() + 1],
-        }
+        };
+        // zstd takes its tables at the first page: then they are counted, and no store allocates.
+        context.encode_scratch(CodecName::Zstd, &Page::ZERO);
+        context
     }
 
     /// Bytes that it takes.

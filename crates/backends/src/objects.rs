@@ -361,14 +361,16 @@ impl Objects {
     }
 
     fn take_span(&self, units: u32, memory_bytes_max: u64) -> Option<(u32, u32)> {
-        self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
         if let Some(id) = self.stock().spare(units).ready.pop() {
+            self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
             return Some((id, units));
         }
         if self.memory_bytes() + Self::bytes_of_units(units) > memory_bytes_max {
             return None;
         }
-        Some((self.commit_span(units)?, units))
+        let id = self.commit_span(units)?;
+        self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
+        Some((id, units))
     }
 
     /// A span that is in no class, with memory behind it.

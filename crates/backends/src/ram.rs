@@ -87,7 +87,8 @@ impl Ram {
     /// A free frame with memory behind it, within the capacity.
     fn take_frame(&self) -> Option<u32> {
         let mut frames = self.frames();
-        let used = self.committed.load(Ordering::Relaxed) - frames.ready.len() as u64;
+        // Frames that are on their way back to the system are counted until they are there.
+        let used = self.committed.load(Ordering::Relaxed).saturating_sub(frames.ready.len() as u64);
         let frames_max = self.frames_max();
         if used >= frames_max {
             return None;
@@ -125,13 +126,15 @@ impl Ram {
         if frames.ready.len() <= keep {
             return;
         }
-        frames.ready.sort_unstable();
-        let released = frames.ready.split_off(keep);
+        let mut released = frames.ready.split_off(keep);
+        // No store waits while the system takes its memory back.
+        drop(frames);
+        released.sort_unstable();
         for run in released.chunk_by(|left, right| left + 1 == *right) {
             self.arena.release(run[0] as usize * PAGE_SIZE, run.len() * PAGE_SIZE);
         }
         self.committed.fetch_sub(released.len() as u64, Ordering::Relaxed);
-        frames.bare.extend(released);
+        self.frames().bare.extend(released);
     }
 
     fn forget(&self, entry: &mut Entry<'_, 1>) {

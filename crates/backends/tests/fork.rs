@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Look, MIB, assert_holds, chain, file, member, ram, zpool};
 use frontswap::{Chain, ChainOptions, Key};
 
+// SAFETY: these are the C library's own functions, with its types.
 unsafe extern "C" {
     fn fork() -> i32;
     fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;

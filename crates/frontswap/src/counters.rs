@@ -28,7 +28,7 @@ pub enum Event {
     /// forget a page for its owner's sake: after an exclusive load too, and when a page that it has is
     /// stored again and another is asked first.
     Invalidate,
-    /// A page came down the chain into this backend, or went down from this chain or area.
+    /// A page went down the chain, out of this backend.
     WrittenBack,
     /// A page came up the chain.
     Promoted,

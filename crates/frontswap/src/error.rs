@@ -182,6 +182,9 @@ kinds! {
     WritethroughNeedsSlow = "writethrough-needs-slow", Value,
         "cannot write through: the chain has no slow swap",
         "add a `SwapFile` as the last backend";
+    Reentered = "reentered", Runtime,
+        "cannot {operation} from within the code of a backend of that chain",
+        "do it when the call that led there has returned";
     BackendFailed = "backend-failed", Runtime,
         "backend `{backend}` failed in `{operation}`: {reason}",
         "mend the backend; nothing was lost by this call";

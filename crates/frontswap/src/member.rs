@@ -82,18 +82,27 @@ impl Member {
     /// # Errors
     /// Those of [`Backend::store`].
     pub fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
-        if self.state() != State::Ready {
-            self.backend.invalidate_page(key);
-            self.counters.reject(key, Reject::Closing);
-            return Ok(Answer::Rejected(Reject::Closing));
-        }
-        let answer = self.backend.store(key, page);
-        match &answer {
-            Ok(Answer::Accepted) => self.counters.count(key, Event::SuccStore),
-            Ok(Answer::Rejected(reason)) => self.counters.reject(key, *reason),
-            Err(error) => self.break_down(key, error),
-        }
+        let answer = self.try_store(key, page);
+        self.count_store(key, answer.as_ref().copied().unwrap_or(Answer::Rejected(Reject::Closing)));
         answer
+    }
+
+    /// Like [`Member::store`], for the chain: it counts the answer itself, once for all its tries, and
+    /// a backend that fails is one that takes no more. Nothing is held after any rejection.
+    pub(crate) fn offer(&self, key: Key, page: &Page) -> Answer {
+        self.try_store(key, page).unwrap_or_else(|_| {
+            // It is broken now; what it says of this key no longer matters.
+            self.backend.invalidate_page(key);
+            Answer::Rejected(Reject::Closing)
+        })
+    }
+
+    /// Counts the answer to a store.
+    pub(crate) fn count_store(&self, key: Key, answer: Answer) {
+        match answer {
+            Answer::Accepted => self.counters.count(key, Event::SuccStore),
+            Answer::Rejected(reason) => self.counters.reject(key, reason),
+        }
     }
 
     /// Asks it for a page and counts the answer.
@@ -102,14 +111,12 @@ impl Member {
     /// Those of [`Backend::load`].
     pub fn load(&self, key: Key, out: &mut Page) -> Result<Loaded, Error> {
         let answer = self.backend.load(key, out);
-        self.counters.count(
-            key,
-            match answer {
-                Ok(Loaded::Loaded) => Event::Load,
-                Ok(Loaded::Missing) => Event::LoadMissing,
-                Err(_) => Event::LoadError,
-            },
-        );
+        let event = match answer {
+            Ok(Loaded::Loaded) => Event::Load,
+            Ok(Loaded::Missing) => Event::LoadMissing,
+            Err(_) => Event::LoadError,
+        };
+        self.counters.count(key, event);
         answer
     }
 
@@ -141,9 +148,16 @@ impl Member {
         let _ = self.state.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    fn break_down(&self, key: Key, error: &Error) {
-        let _ = self.broken_reason.set(error.message().to_owned());
-        self.state.store(State::Broken as u8, Ordering::Release);
-        self.counters.reject(key, Reject::Closing);
+    fn try_store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
+        if self.state() != State::Ready {
+            self.backend.invalidate_page(key);
+            return Ok(Answer::Rejected(Reject::Closing));
+        }
+        let answer = self.backend.store(key, page);
+        if let Err(error) = &answer {
+            let _ = self.broken_reason.set(error.message().to_owned());
+            self.state.store(State::Broken as u8, Ordering::Release);
+        }
+        answer
     }
 }

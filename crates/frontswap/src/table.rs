@@ -20,8 +20,9 @@ use crate::key_lock::{self, LOCK_BITS, ParkingLot};
 /// Ways in which look-ups are spread, so that threads seldom meet on one lock.
 const SHARDS: usize = 64;
 
-/// Bytes of a shard's record of one leaf: 16 of key and pointer, at the table's usual load.
-const LEAF_RECORD_BYTES: usize = 32;
+/// Bytes of a shard's record of one leaf: 25 of key and pointer at the table's usual load, and what
+/// the allocator and the reference counts add to the leaf and its entries.
+const LEAF_RECORD_BYTES: usize = 40 + 48;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LeafId {
@@ -88,7 +89,7 @@ impl<const W: usize> PageTable<W> {
 
     /// Bytes that the table takes now.
     pub fn bytes(&self) -> u64 {
-        let leaf = size_of::<[[AtomicU32; W]; LEAF_PAGES]>() + size_of::<Leaf<W>>() + 16 + LEAF_RECORD_BYTES;
+        let leaf = size_of::<[[AtomicU32; W]; LEAF_PAGES]>() + size_of::<Leaf<W>>() + LEAF_RECORD_BYTES;
         self.leaves.load(Ordering::Relaxed) * leaf as u64 + (SHARDS * size_of::<Shard<W>>()) as u64
     }
 

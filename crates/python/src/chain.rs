@@ -16,6 +16,7 @@ use crate::backend::{Backend, Seat, set_counts};
 use crate::buffers::{copy_in, writable};
 use crate::errors::{detached, raise};
 use crate::lifetime::Closable;
+use crate::python_backend::refuse_reentry;
 
 /// An ordered list of backends, and the map of the pages in them.
 #[pyclass(frozen, module = "frontswap._frontswap")]
@@ -68,6 +69,7 @@ impl Chain {
     }
 
     fn init(&self, py: Python<'_>, area: &Bound<'_, PyAny>, pages: &Bound<'_, PyAny>) -> PyResult<()> {
+        refuse_reentry("initialise an area").map_err(|error| raise(py, &error))?;
         let layer = self.open(py, "initialise an area")?;
         let (Some(number), Some(length)) = (number(area)?, number(pages)?) else {
             let fields: [(&'static str, &dyn std::fmt::Display); 2] = [("area", area), ("pages", pages)];
@@ -134,6 +136,7 @@ impl Chain {
     }
 
     fn invalidate_area(&self, py: Python<'_>, area: &Bound<'_, PyAny>) -> PyResult<()> {
+        refuse_reentry("invalidate an area").map_err(|error| raise(py, &error))?;
         let layer = self.open(py, "invalidate an area")?;
         let Some(area) = unless_impossible(py, area_from(area))? else { return Ok(()) };
         detached(py, "invalidate", || {
@@ -143,6 +146,7 @@ impl Chain {
     }
 
     fn add_backend(&self, py: Python<'_>, backend: &Bound<'_, Backend>, position: usize) -> PyResult<()> {
+        refuse_reentry("add a backend").map_err(|error| raise(py, &error))?;
         let layer = self.open(py, "add a backend")?;
         let seat = backend.get().seat("add to a chain").map_err(|error| raise(py, &error))?;
         detached(py, "add a backend", || {
@@ -153,6 +157,7 @@ impl Chain {
     }
 
     fn remove_backend(&self, py: Python<'_>, backend: &Bound<'_, Backend>) -> PyResult<()> {
+        refuse_reentry("remove a backend").map_err(|error| raise(py, &error))?;
         let layer = self.open(py, "remove a backend")?;
         let seat = backend.get().seat("remove from a chain").map_err(|error| raise(py, &error))?;
         detached(py, "remove a backend", || layer.remove_backend(&seat.member))
@@ -228,6 +233,7 @@ impl Chain {
 
     /// Stops the worker and forgets every page. The backends are free for another chain, and empty.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        refuse_reentry("close a chain").map_err(|error| raise(py, &error))?;
         let layer = self.layer.close().map_err(|error| raise(py, &error))?;
         detached(py, "close", || {
             layer.close();

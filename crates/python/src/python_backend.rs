@@ -4,7 +4,7 @@
 //! faulting thread waits. The adapter knows which keys it accepted, so that counting, capacity and
 //! draining work for a class of five methods.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -65,9 +65,24 @@ const SHUTDOWN_POLL: Duration = Duration::from_millis(1);
 
 struct Call;
 
+thread_local! {
+    /// Calls of Python objects that this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// An error when this thread is inside the code of a backend: what waits for all calls to end, as a
+/// change of a chain does, would wait for itself. A signal handler that closes a chain can come there.
+pub fn refuse_reentry(operation: &str) -> Result<(), Error> {
+    if DEPTH.get() == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Reentered, &[("operation", &operation)]))
+}
+
 impl Call {
     fn begin() -> Option<Self> {
         CALLS.fetch_add(1, Ordering::SeqCst);
+        DEPTH.set(DEPTH.get() + 1);
         let call = Call;
         (!IS_SHUTTING_DOWN.load(Ordering::SeqCst)).then_some(call)
     }
@@ -75,6 +90,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
         CALLS.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -262,5 +278,10 @@ impl Backend for PythonBackend {
 
     fn coldest(&self, want: usize, victims: &mut Vec<Key>) {
         self.clock.coldest(&self.held, want, victims);
+    }
+
+    fn maintain(&self) -> bool {
+        self.held.trim_when_sparse();
+        false
     }
 }

@@ -14,7 +14,7 @@ mod roster;
 mod shrink;
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -325,6 +325,8 @@ impl Chain {
                 std::thread::sleep(OLD_SNAPSHOT_POLL);
             }
         }
+        // What those calls did is seen by what follows.
+        fence(Ordering::Acquire);
     }
 
     /// Lets the worker look at once.

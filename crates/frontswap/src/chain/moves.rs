@@ -34,6 +34,8 @@ const EPOCHS: u16 = 255;
 const FIT_IDLE_ROUNDS_MAX: u32 = 5;
 /// Rounds for compaction, beside those for pages.
 const FIT_ROUNDS_MIN: u64 = 4096;
+/// After so many pages in a row that nobody takes, a backend is not drained any further.
+const DRAIN_REFUSALS_MAX: u32 = 1000;
 const FIT_PAUSE: Duration = Duration::from_millis(1);
 
 impl Housekeeping for Chain {
@@ -234,12 +236,14 @@ impl Chain {
 
     /// Offers every page of `seated` to the others, in order. Returns how many are left.
     pub(super) fn drain(&self, roster: &Roster, seated: &Seated) -> u64 {
+        let mut refusals = 0;
         self.map.for_each(|_, entry| {
             let place = Record::from_words(entry.get()).place;
             if place == Place::In(seated.seat) || place == Place::InBoth(seated.seat) {
-                self.relocate(roster, entry, roster.members.iter());
+                let has_moved = self.relocate(roster, entry, roster.members.iter());
+                refusals = if has_moved { 0 } else { refusals + 1 };
             }
-            true
+            refusals < DRAIN_REFUSALS_MAX
         });
         seated.member.counters.stored_pages()
     }
@@ -250,14 +254,9 @@ impl Chain {
     }
 
     fn accepts(member: &Member, key: Key, page: &Page) -> bool {
-        match member.store(key, page) {
-            Ok(Answer::Accepted) => true,
-            Ok(Answer::Rejected(_)) => false,
-            Err(_) => {
-                member.backend().invalidate_page(key);
-                false
-            }
-        }
+        let answer = member.offer(key, page);
+        member.count_store(key, answer);
+        answer == Answer::Accepted
     }
 
     fn leave(&self, roster: &Roster, seat: Seat, key: Key) {
@@ -272,8 +271,7 @@ impl Chain {
             "{:?} to {place:?} is no legal move",
             record.place
         );
-        if let Ok(area) = roster.area(entry.key()) {
-            self.write(roster, area, entry, Record { place, loaded_epoch: 0, ..record });
-        }
+        let area = roster.area(entry.key()).expect("a page that is held is in an area");
+        self.write(roster, area, entry, Record { place, loaded_epoch: 0, ..record });
     }
 }

@@ -168,26 +168,22 @@ impl Chain {
     /// sent past it to the disk (rule F11); ahead of need that is the worker's job.
     fn offer_one(&self, roster: &Roster, position: usize, key: Key, page: &Page) -> Answer {
         let member = &roster.members[position].member;
+        let mut answer = member.offer(key, page);
         let mut is_last = !Self::can_demote_from(roster, position);
         for round in 1.. {
-            match member.store(key, page) {
-                Ok(Answer::Rejected(Reject::Full)) => {
-                    self.worker.kick();
-                    if is_last {
-                        return Answer::Rejected(Reject::Full);
-                    }
-                    // When nothing could be moved, the worker may have moved it: one more try.
-                    is_last = !self.make_room(roster, position) || round == MAKE_ROOM_ROUNDS_MAX;
-                }
-                Ok(answer) => return answer,
-                // It is broken now, and counted; what it says of this key no longer matters.
-                Err(_) => {
-                    member.backend().invalidate_page(key);
-                    return Answer::Rejected(Reject::Closing);
-                }
+            if answer != Answer::Rejected(Reject::Full) {
+                break;
             }
+            self.worker.kick();
+            if is_last {
+                break;
+            }
+            // When nothing could be moved, the worker may have moved it: one more try.
+            is_last = !self.make_room(roster, position) || round == MAKE_ROOM_ROUNDS_MAX;
+            answer = member.offer(key, page);
         }
-        unreachable!("the rounds are bounded")
+        member.count_store(key, answer);
+        answer
     }
 
     /// Rule F6: the page is safe once the slow swap has it too.
@@ -196,12 +192,13 @@ impl Chain {
         if slow.seat == seat {
             return Ok(Place::In(seat));
         }
-        match slow.member.store(key, page) {
-            Ok(Answer::Accepted) => Ok(Place::InBoth(seat)),
-            refused => {
+        let answer = slow.member.offer(key, page);
+        slow.member.count_store(key, answer);
+        match answer {
+            Answer::Accepted => Ok(Place::InBoth(seat)),
+            Answer::Rejected(reason) => {
                 roster.member(seat).backend().invalidate_page(key);
-                slow.member.backend().invalidate_page(key);
-                Err(if let Ok(Answer::Rejected(reason)) = refused { reason } else { Reject::Closing })
+                Err(reason)
             }
         }
     }
@@ -214,17 +211,15 @@ impl Chain {
         expected: Checksum,
         out: &mut Page,
     ) -> Result<(), Error> {
-        let (kind, found) = match member.load(key, out)? {
-            Loaded::Loaded => {
-                let found = out.checksum();
-                if found == expected {
-                    return Ok(());
-                }
-                (Kind::PageCorrupt, found)
-            }
-            Loaded::Missing => (Kind::PageLost, expected),
+        let answer = member.backend().load(key, out);
+        let found = out.checksum();
+        let is_right = matches!(answer, Ok(Loaded::Loaded)) && found == expected;
+        member.counters.count(key, if is_right { Event::Load } else { Event::LoadError });
+        let kind = match answer? {
+            Loaded::Loaded if is_right => return Ok(()),
+            Loaded::Loaded => Kind::PageCorrupt,
+            Loaded::Missing => Kind::PageLost,
         };
-        member.counters.count(key, Event::LoadError);
         let fields: [(&'static str, &dyn std::fmt::Display); 5] = [
             ("backend", &member.name()),
             ("area", &key.area),
