@@ -13,6 +13,7 @@ pub mod file;
 pub mod objects;
 pub mod ram;
 pub mod shuffle;
+pub mod spans;
 pub mod zpool;
 
 pub use codec::{CodecChoice, CodecName};

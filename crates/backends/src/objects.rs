@@ -8,8 +8,8 @@
 //! finds and the owner moves. Empty spans go back to the system.
 //!
 //! Invariants: slots free + slots used = slots, in every span, and no span in a class is empty;
-//! `class.slots` and `class.used` are the sums over its spans; `units` = units in classes + in stock.
-//! Lock order: one class, then the stock.
+//! `lane.slots` and `lane.used` are the sums over its spans.
+//! Lock order: one lane, then the spans that are in none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,8 @@ use frontswap::error::Error;
 use frontswap::page::PAGE_SIZE;
 use rustc_hash::FxHashMap;
 
-use crate::arena::Arena;
+use crate::spans::{LARGE_BYTES, LARGE_UNITS, RECORD_BYTES, Spans, UNIT_BYTES};
 
-/// Bytes of the smallest span; spans are named by the number of their first unit.
-pub const UNIT_BYTES: usize = 16 << 10;
-/// Units of a large span: 64 KiB, of which even slots of 4096 bytes waste nothing.
-const LARGE_UNITS: u32 = 4;
-const LARGE_BYTES: usize = LARGE_UNITS as usize * UNIT_BYTES;
 /// A class with this much in it grows by large spans: a beginning is then at most an eighth of it.
 const LARGE_FROM_BYTES: u64 = 512 << 10;
 /// A class with this much in it has two lanes: another beginning is then at most 2 % of it.
@@ -35,14 +30,7 @@ const SLOT_BYTES_MIN: usize = 64;
 /// Classes are at least this far apart, in percent.
 const CLASS_STEP_PERCENT: usize = 3;
 /// How many larger classes a store looks at when its own is full and there is no new span.
-const CLASS_OVERSHOOT_MAX: u8 = 12;
-/// Empty units that are kept at hand, so that a page that goes and another that comes cost no system
-/// call: one for every 128 in use, within these.
-const STOCK_UNITS_MIN: u64 = 1;
-const STOCK_UNITS_MAX: u64 = 16;
-/// Large spans that are made ready ahead of a pool that grows: 1 MiB, and as many at a time.
-const AHEAD_SPANS_MAX: usize = 16;
-const AHEAD_SPANS_STEP: usize = 4;
+const CLASS_OVERSHOOT_MAX: usize = 12;
 
 /// Where an object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +39,8 @@ pub struct Handle {
     pub span: u32,
     /// Which slot of the span.
     pub slot: u16,
-    /// The class of the span, and its lane in the lowest bit.
-    pub class: u8,
+    /// The lane that the span is in: twice the number of the class, and which of its two.
+    pub lane: u8,
 }
 
 /// Spans to be emptied, with their class.
@@ -69,9 +57,12 @@ struct Span {
     is_evacuating: bool,
 }
 
+const _: () =
+    assert!(size_of::<(u32, Span)>() + 16 <= RECORD_BYTES, "a record, and a bitmap of mostly one word");
+
 /// One lane of one class.
 #[derive(Default)]
-struct Class {
+struct Lane {
     spans: FxHashMap<u32, Span>,
     /// Spans with a free slot, the one to take from last.
     open: Vec<u32>,
@@ -79,40 +70,19 @@ struct Class {
     used: usize,
 }
 
-/// Spans of one size that are in no class.
-#[derive(Default)]
-struct Spare {
-    /// With memory behind them.
-    ready: Vec<u32>,
-    /// Without.
-    bare: Vec<u32>,
-}
-
-#[derive(Default)]
-struct Stock {
-    small: Spare,
-    large: Spare,
-    /// Units from here on were never used.
-    fresh: u32,
-}
-
 /// The slots.
 pub struct Objects {
-    arena: Arena,
+    /// The memory.
+    pub spans: Spans,
     sizes: Vec<usize>,
     /// Class by object length, in steps of 8 bytes.
     class_of: Vec<u8>,
     /// Two lanes for every class.
-    classes: Box<[Mutex<Class>]>,
+    lanes: Box<[Mutex<Lane>]>,
     /// Bytes of the spans of every class, which change seldom.
     class_bytes: Box<[AtomicU64]>,
     /// Bytes of the objects in every lane.
     object_bytes: Box<[AtomicU64]>,
-    stock: Mutex<Stock>,
-    /// Units with memory behind them.
-    units: AtomicU64,
-    /// Large spans that classes have taken so far.
-    taken: AtomicU64,
 }
 
 impl Objects {
@@ -126,28 +96,14 @@ impl Objects {
             (0..=PAGE_SIZE / 8).map(|step| sizes.partition_point(|size| *size < step * 8) as u8).collect();
         // Small spans are cut from large ones, and stay small: room for those that lie idle.
         let idle = sizes.len() * LANES * LARGE_FROM_BYTES as usize;
-        let length = (bytes as usize).next_multiple_of(LARGE_BYTES) + idle;
         Ok(Objects {
-            arena: Arena::reserve(backend, length)?,
-            classes: (0..sizes.len() * LANES).map(|_| Mutex::default()).collect(),
+            spans: Spans::new(backend, bytes as usize + idle)?,
+            lanes: (0..sizes.len() * LANES).map(|_| Mutex::default()).collect(),
             class_bytes: sizes.iter().map(|_| AtomicU64::new(0)).collect(),
             object_bytes: (0..sizes.len() * LANES).map(|_| AtomicU64::new(0)).collect(),
             sizes,
             class_of,
-            stock: Mutex::default(),
-            units: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
         })
-    }
-
-    /// Bytes of memory that there can ever be behind spans.
-    pub fn reserved_bytes(&self) -> u64 {
-        self.arena.length() as u64
-    }
-
-    /// Bytes of memory behind spans, and what describes them at most.
-    pub fn memory_bytes(&self) -> u64 {
-        self.units.load(Ordering::Relaxed) * Self::bytes_of_units(1)
     }
 
     /// Bytes of slots in use, and of the objects themselves.
@@ -155,8 +111,8 @@ impl Objects {
     /// # Cost
     /// A look at every class, 3 us.
     pub fn slot_and_object_bytes(&self) -> (u64, u64) {
-        (0..self.classes.len() as u8).fold((0, 0), |(slot_bytes, object_bytes), number| {
-            let slots = self.class(number).used * self.size(number);
+        (0..self.lanes.len() as u8).fold((0, 0), |(slot_bytes, object_bytes), number| {
+            let slots = self.lane(number).used * self.size(number);
             let objects = self.object_bytes[usize::from(number)].load(Ordering::Relaxed);
             (slot_bytes + slots as u64, object_bytes + objects)
         })
@@ -167,7 +123,7 @@ impl Objects {
     pub fn insert(&self, object: &[u8], memory_bytes_max: u64) -> Option<Handle> {
         // When what is in use does not fit, nothing comes in, whatever slots are free. When only free slots
         // are too many, they may be used: compaction brings the rest down.
-        if self.memory_bytes() > memory_bytes_max && self.slot_and_object_bytes().0 > memory_bytes_max {
+        if self.spans.memory_bytes() > memory_bytes_max && self.slot_and_object_bytes().0 > memory_bytes_max {
             return None;
         }
         let class = self.class_of[object.len().div_ceil(8)];
@@ -178,9 +134,9 @@ impl Objects {
             .slot(number)
             .or_else(|| self.slot_of_new_span(number, memory_bytes_max))
             .or_else(|| self.slot_of_larger(number))?;
-        self.object_bytes[usize::from(handle.class)].fetch_add(object.len() as u64, Ordering::Relaxed);
+        self.object_bytes[usize::from(handle.lane)].fetch_add(object.len() as u64, Ordering::Relaxed);
         // SAFETY: the slot was free, so nobody refers to it but this call.
-        unsafe { self.arena.write(self.place(handle), object) };
+        unsafe { self.spans.arena().write(self.place(handle), object) };
         Some(handle)
     }
 
@@ -189,16 +145,16 @@ impl Objects {
     /// # Safety
     /// As for [`Objects::get`], and nobody reads the object meanwhile.
     pub unsafe fn overwrite(&self, handle: Handle, length: usize, object: &[u8]) -> bool {
-        if self.class_of[object.len().div_ceil(8)] != handle.class / LANES as u8 {
+        if self.class_of[object.len().div_ceil(8)] != handle.lane / LANES as u8 {
             return false;
         }
         if object.len() != length {
             // Wraps around for a shorter one, as it should.
             let grown = (object.len() as u64).wrapping_sub(length as u64);
-            self.object_bytes[usize::from(handle.class)].fetch_add(grown, Ordering::Relaxed);
+            self.object_bytes[usize::from(handle.lane)].fetch_add(grown, Ordering::Relaxed);
         }
         // SAFETY: the slot holds any object of its class; the caller vouches that it is in use.
-        unsafe { self.arena.write(self.place(handle), object) };
+        unsafe { self.spans.arena().write(self.place(handle), object) };
         true
     }
 
@@ -208,29 +164,29 @@ impl Objects {
     /// The handle came from [`Objects::insert`] with that length, and is not removed meanwhile.
     pub unsafe fn get(&self, handle: Handle, length: usize) -> &[u8] {
         // SAFETY: the slot is committed while it is in use; the caller vouches that it is.
-        unsafe { self.arena.bytes(self.place(handle), length) }
+        unsafe { self.spans.arena().bytes(self.place(handle), length) }
     }
 
     /// Frees the slot of an object of `length` bytes.
     pub fn remove(&self, handle: Handle, length: usize) {
-        self.object_bytes[usize::from(handle.class)].fetch_sub(length as u64, Ordering::Relaxed);
-        let mut class = self.class(handle.class);
-        class.used -= 1;
-        let span = class.spans.get_mut(&handle.span).expect("the span of an object is in its class");
+        self.object_bytes[usize::from(handle.lane)].fetch_sub(length as u64, Ordering::Relaxed);
+        let mut lane = self.lane(handle.lane);
+        lane.used -= 1;
+        let span = lane.spans.get_mut(&handle.span).expect("the span of an object is in its class");
         span.used -= 1;
         span.free[usize::from(handle.slot) / 64] |= 1 << (handle.slot % 64);
         let is_empty = span.used == 0;
         let is_shut = span.open_at.is_none() && !span.is_evacuating;
         if is_empty {
-            class.close(handle.span);
-            let span = class.spans.remove(&handle.span).expect("it was just looked up");
-            class.slots -= span.slots as usize;
-            drop(class);
+            lane.close(handle.span);
+            let span = lane.spans.remove(&handle.span).expect("it was just looked up");
+            lane.slots -= span.slots as usize;
+            drop(lane);
             let bytes = u64::from(span.units) * UNIT_BYTES as u64;
-            self.class_bytes[usize::from(handle.class) / LANES].fetch_sub(bytes, Ordering::Relaxed);
-            self.put_back(handle.span, span.units);
+            self.class_bytes[usize::from(handle.lane) / LANES].fetch_sub(bytes, Ordering::Relaxed);
+            self.spans.put_back(handle.span, span.units);
         } else if is_shut {
-            class.open(handle.span);
+            lane.open(handle.span);
         }
     }
 
@@ -240,10 +196,10 @@ impl Objects {
     /// # Safety
     /// As for [`Objects::get`].
     pub unsafe fn relocate(&self, handle: Handle, length: usize) -> Option<Handle> {
-        let to = self.slot(handle.class)?;
-        self.object_bytes[usize::from(to.class)].fetch_add(length as u64, Ordering::Relaxed);
+        let to = self.slot(handle.lane)?;
+        self.object_bytes[usize::from(to.lane)].fetch_add(length as u64, Ordering::Relaxed);
         // SAFETY: source and destination are different slots, one in use and one just taken.
-        unsafe { self.arena.write(self.place(to), self.get(handle, length)) };
+        unsafe { self.spans.arena().write(self.place(to), self.get(handle, length)) };
         self.remove(handle, length);
         Some(to)
     }
@@ -251,10 +207,10 @@ impl Objects {
     /// Chooses the emptiest spans whose objects fit into the other spans of their class, and closes
     /// them for new objects. Nothing when fewer than `units_min` could be freed.
     pub fn evacuees(&self, units_min: u64) -> Evacuees {
-        let all = 0..self.classes.len() as u8;
+        let all = 0..self.lanes.len() as u8;
         let free_bytes = |number| {
-            let class = self.class(number);
-            ((class.slots - class.used) * self.size(number)) as u64
+            let lane = self.lane(number);
+            ((lane.slots - lane.used) * self.size(number)) as u64
         };
         // Less than a unit in a class frees none.
         let freeable: u64 = all.clone().map(|number| free_bytes(number) / UNIT_BYTES as u64).sum();
@@ -263,10 +219,10 @@ impl Objects {
             return chosen;
         }
         for number in all {
-            let mut class = self.class(number);
-            for id in class.emptiest() {
-                class.close(id);
-                class.spans.get_mut(&id).expect("it was just listed").is_evacuating = true;
+            let mut lane = self.lane(number);
+            for id in lane.emptiest() {
+                lane.close(id);
+                lane.spans.get_mut(&id).expect("it was just listed").is_evacuating = true;
                 chosen.insert(id, number);
             }
         }
@@ -276,64 +232,24 @@ impl Objects {
     /// Opens again what is left of the spans that were chosen.
     pub fn reopen(&self, evacuees: &Evacuees) {
         for (id, number) in evacuees {
-            let mut class = self.class(*number);
+            let mut lane = self.lane(*number);
             // It may have been emptied, given back, and have come to this class anew.
-            let Some(span) = class.spans.get_mut(id).filter(|span| span.is_evacuating) else { continue };
+            let Some(span) = lane.spans.get_mut(id).filter(|span| span.is_evacuating) else { continue };
             span.is_evacuating = false;
             if span.used < span.slots {
-                class.open(*id);
+                lane.open(*id);
             }
         }
-    }
-
-    /// Gives the empty spans that are kept at hand back to the system; true when there were any.
-    pub fn release_stock(&self) -> bool {
-        let mut stock = self.stock();
-        let small = std::mem::take(&mut stock.small.ready);
-        let large = std::mem::take(&mut stock.large.ready);
-        drop(stock);
-        small.iter().for_each(|span| self.release(*span, 1));
-        large.iter().for_each(|span| self.release(*span, LARGE_UNITS));
-        !small.is_empty() || !large.is_empty()
-    }
-
-    /// Large spans that classes have taken so far: the pool grows when this does.
-    pub fn spans_taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Puts memory behind some spans that a growing pool will take next, so that no store has to wait
-    /// for the system to clear it. True when there may be more to do.
-    pub fn prepare(&self, memory_bytes_max: u64) -> bool {
-        for _ in 0..AHEAD_SPANS_STEP {
-            let ready = self.stock().large.ready.len();
-            let ahead_bytes = Self::bytes_of_units(LARGE_UNITS) * AHEAD_SPANS_MAX as u64;
-            if ready >= AHEAD_SPANS_MAX || self.memory_bytes() + ahead_bytes > memory_bytes_max {
-                return false;
-            }
-            let Some(id) = self.commit_span(LARGE_UNITS) else { return false };
-            self.stock().large.ready.push(id);
-        }
-        true
-    }
-
-    /// Gives back what was made ready for a pool that no longer grows.
-    pub fn forget_prepared(&self) {
-        let mut stock = self.stock();
-        let kept = stock.large.ready.len().min(1);
-        let spare = stock.large.ready.split_off(kept);
-        drop(stock);
-        spare.iter().for_each(|span| self.release(*span, LARGE_UNITS));
     }
 
     fn slot(&self, number: u8) -> Option<Handle> {
-        self.class(number).take_slot(number)
+        self.lane(number).take_slot(number)
     }
 
     /// A slot in the other lane of the class, or in one of the next larger classes.
     fn slot_of_larger(&self, number: u8) -> Option<Handle> {
         let first = number - number % LANES as u8;
-        let last = (self.classes.len() - 1).min(usize::from(first + CLASS_OVERSHOOT_MAX * LANES as u8));
+        let last = (self.lanes.len() - 1).min(usize::from(first) + CLASS_OVERSHOOT_MAX * LANES);
         (first..=last as u8).filter(|other| *other != number).find_map(|other| self.slot(other))
     }
 
@@ -341,11 +257,8 @@ impl Objects {
     fn slot_of_new_span(&self, number: u8, memory_bytes_max: u64) -> Option<Handle> {
         let class_bytes = &self.class_bytes[usize::from(number) / LANES];
         let is_large = class_bytes.load(Ordering::Relaxed) >= LARGE_FROM_BYTES;
-        let (id, units) = if is_large {
-            self.take_span(LARGE_UNITS, memory_bytes_max).or_else(|| self.take_span(1, memory_bytes_max))
-        } else {
-            self.take_span(1, memory_bytes_max)
-        }?;
+        let take = |units| Some((self.spans.take(units, memory_bytes_max)?, units));
+        let (id, units) = if is_large { take(LARGE_UNITS).or_else(|| take(1)) } else { take(1) }?;
         class_bytes.fetch_add(u64::from(units) * UNIT_BYTES as u64, Ordering::Relaxed);
         let slots = units as usize * UNIT_BYTES / self.size(number);
         let mut free = vec![u64::MAX; slots.div_ceil(64)].into_boxed_slice();
@@ -353,104 +266,27 @@ impl Objects {
             free[slots / 64] = (1 << (slots % 64)) - 1;
         }
         let span = Span { free, slots: slots as u32, used: 0, units, open_at: None, is_evacuating: false };
-        let mut class = self.class(number);
-        class.slots += slots;
-        class.spans.insert(id, span);
-        class.open(id);
-        class.take_slot(number)
-    }
-
-    fn take_span(&self, units: u32, memory_bytes_max: u64) -> Option<(u32, u32)> {
-        if let Some(id) = self.stock().spare(units).ready.pop() {
-            self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
-            return Some((id, units));
-        }
-        if self.memory_bytes() + Self::bytes_of_units(units) > memory_bytes_max {
-            return None;
-        }
-        let id = self.commit_span(units)?;
-        self.taken.fetch_add(u64::from(units == LARGE_UNITS), Ordering::Relaxed);
-        Some((id, units))
-    }
-
-    /// A span that is in no class, with memory behind it.
-    fn commit_span(&self, units: u32) -> Option<u32> {
-        let id = self.stock().take_bare(units, self.arena.length())?;
-        self.units.fetch_add(u64::from(units), Ordering::Relaxed);
-        if !self.arena.commit(id as usize * UNIT_BYTES, units as usize * UNIT_BYTES) {
-            self.units.fetch_sub(u64::from(units), Ordering::Relaxed);
-            self.stock().spare(units).bare.push(id);
-            return None;
-        }
-        Some(id)
-    }
-
-    fn put_back(&self, id: u32, units: u32) {
-        let mut stock = self.stock();
-        let kept = stock.small.ready.len() + stock.large.ready.len() * LARGE_UNITS as usize;
-        if kept as u64 + u64::from(units) <= self.stock_units_max() {
-            stock.spare(units).ready.push(id);
-            return;
-        }
-        drop(stock);
-        self.release(id, units);
-    }
-
-    fn stock_units_max(&self) -> u64 {
-        (self.units.load(Ordering::Relaxed) / 128).clamp(STOCK_UNITS_MIN, STOCK_UNITS_MAX)
-    }
-
-    fn release(&self, id: u32, units: u32) {
-        self.arena.release(id as usize * UNIT_BYTES, units as usize * UNIT_BYTES);
-        self.stock().spare(units).bare.push(id);
-        self.units.fetch_sub(u64::from(units), Ordering::Relaxed);
-    }
-
-    fn bytes_of_units(units: u32) -> u64 {
-        // A record, its place in the class's map, and a bitmap of mostly one word.
-        u64::from(units) * (UNIT_BYTES + size_of::<(u32, Span)>() + 16) as u64
+        let mut lane = self.lane(number);
+        lane.slots += slots;
+        lane.spans.insert(id, span);
+        lane.open(id);
+        lane.take_slot(number)
     }
 
     fn place(&self, handle: Handle) -> usize {
-        handle.span as usize * UNIT_BYTES + usize::from(handle.slot) * self.size(handle.class)
+        handle.span as usize * UNIT_BYTES + usize::from(handle.slot) * self.size(handle.lane)
     }
 
     fn size(&self, number: u8) -> usize {
         self.sizes[usize::from(number) / LANES]
     }
 
-    fn class(&self, number: u8) -> MutexGuard<'_, Class> {
-        self.classes[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lane(&self, number: u8) -> MutexGuard<'_, Lane> {
+        self.lanes[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Stock {
-    fn spare(&mut self, units: u32) -> &mut Spare {
-        if units == 1 { &mut self.small } else { &mut self.large }
-    }
-
-    /// A span without memory; a small one is cut from a large one when there is none.
-    fn take_bare(&mut self, units: u32, arena_bytes: usize) -> Option<u32> {
-        if let Some(id) = self.spare(units).bare.pop() {
-            return Some(id);
-        }
-        if units == 1 {
-            let id = self.take_bare(LARGE_UNITS, arena_bytes)?;
-            self.small.bare.extend((id + 1..id + LARGE_UNITS).rev());
-            return Some(id);
-        }
-        let id = self.fresh;
-        let is_within = (id + LARGE_UNITS) as usize * UNIT_BYTES <= arena_bytes;
-        self.fresh += if is_within { LARGE_UNITS } else { 0 };
-        is_within.then_some(id)
-    }
-}
-
-impl Class {
+impl Lane {
     /// A free slot of the span that was opened last.
     fn take_slot(&mut self, number: u8) -> Option<Handle> {
         let id = *self.open.last()?;
@@ -469,7 +305,7 @@ impl Class {
         if is_full {
             self.close(id);
         }
-        Some(Handle { span: id, slot: slot as u16, class: number })
+        Some(Handle { span: id, slot: slot as u16, lane: number })
     }
 
     /// The emptiest spans, as many as have their objects fit into the others.
@@ -547,13 +383,13 @@ mod tests {
     #[test]
     fn a_full_pool_uses_larger_slots_before_it_says_no() {
         let objects = objects();
-        let one_unit = Objects::bytes_of_units(1);
+        let one_unit = Spans::bytes_of(1);
         let first = objects.insert(&[1; 2000], one_unit).unwrap();
         let second = objects.insert(&[2; 1900], one_unit).unwrap();
         assert_eq!(first.span, second.span);
         assert!(objects.insert(&[3; 3000], one_unit).is_none());
         assert!(objects.insert(&[3; 100], one_unit).is_none(), "a slot of 20 times the size is no answer");
-        assert_eq!(objects.memory_bytes(), one_unit);
+        assert_eq!(objects.spans.memory_bytes(), one_unit);
     }
 
     #[test]
@@ -561,11 +397,11 @@ mod tests {
         let objects = objects();
         let handles: Vec<_> = (0..3000).map(|_| objects.insert(&[1; 4096], PLENTY).unwrap()).collect();
         let units = |from: usize| {
-            let class = objects.class(handles[from].class);
-            class.spans[&handles[from].span].units
+            let lane = objects.lane(handles[from].lane);
+            lane.spans[&handles[from].span].units
         };
         assert_eq!((units(0), units(60), units(200)), (1, 1, LARGE_UNITS));
-        assert!(objects.memory_bytes() < 3000 * 4096 * 103 / 100, "{}", objects.memory_bytes());
+        assert!(objects.spans.memory_bytes() < 3000 * 4096 * 103 / 100, "{}", objects.spans.memory_bytes());
     }
 
     #[test]
@@ -578,7 +414,7 @@ mod tests {
         for number in gone {
             objects.remove(handles[number], 1000);
         }
-        let before = objects.memory_bytes();
+        let before = objects.spans.memory_bytes();
         let evacuees = objects.evacuees(1);
         let mut moved = 0;
         for number in kept {
@@ -592,8 +428,12 @@ mod tests {
             assert_eq!(unsafe { objects.get(handle, 4) }, (number as u32).to_le_bytes());
         }
         objects.reopen(&evacuees);
-        objects.release_stock();
-        assert!(moved > 200 && objects.memory_bytes() * 8 < before, "{moved}, {}", objects.memory_bytes());
+        objects.spans.release_ready();
+        assert!(
+            moved > 200 && objects.spans.memory_bytes() * 8 < before,
+            "{moved}, {}",
+            objects.spans.memory_bytes()
+        );
         assert!(objects.evacuees(LARGE_UNITS.into()).is_empty());
     }
 
@@ -619,8 +459,8 @@ mod tests {
             for (handle, bytes) in held {
                 objects.remove(handle, bytes.len());
             }
-            objects.release_stock();
-            prop_assert_eq!(objects.memory_bytes(), 0);
+            objects.spans.release_ready();
+            prop_assert_eq!(objects.spans.memory_bytes(), 0);
             prop_assert_eq!(objects.slot_and_object_bytes(), (0, 0));
         }
     }

@@ -20,7 +20,8 @@ use crate::area_set::AreaSet;
 use crate::arena::machine_bytes;
 use crate::clock::{AGE_BITS, AGE_LOADED, AGE_STORED, Clock};
 use crate::codec::{self, CodecChoice, CodecName, Contexts, Memory};
-use crate::objects::{Evacuees, Handle, Objects, UNIT_BYTES};
+use crate::objects::{Evacuees, Handle, Objects};
+use crate::spans::UNIT_BYTES;
 
 /// Part of the capacity that is kept free ahead of need, and its limit: 4 MiB are a thousand stores.
 const RESERVE_DIVISOR: u64 = 32;
@@ -77,13 +78,13 @@ struct Compaction {
     evacuees: Evacuees,
     /// The next shard to sweep; 0 when no sweep is under way.
     shard: usize,
-    /// What [`Objects::spans_taken`] said last.
-    spans_taken: u64,
+    /// What [`crate::spans::Spans::large_taken`] said last.
+    large_taken: u64,
 }
 
 /// An object as its entry records it.
 ///
-/// First word: bits 2 and 3 age, 4 to 11 class, 12 to 23 length less one, 24 to 27 codec, 28 to 31 the
+/// First word: bits 2 and 3 age, 4 to 11 lane, 12 to 23 length less one, 24 to 27 codec, 28 to 31 the
 /// span's upper bits. Second: bits 0 to 9 slot, 10 to 31 the span's lower bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Object {
@@ -94,9 +95,9 @@ struct Object {
 
 impl Object {
     fn to_words(self, age: u32) -> [u32; 2] {
-        let Handle { span, slot, class } = self.handle;
+        let Handle { span, slot, lane } = self.handle;
         let first = age
-            | u32::from(class) << 4
+            | u32::from(lane) << 4
             | (self.length as u32 - 1) << 12
             | (self.codec as u32) << 24
             | (span >> 22) << 28;
@@ -109,7 +110,7 @@ impl Object {
             handle: Handle {
                 span: (first >> 28) << 22 | second >> 10,
                 slot: (second & 1023) as u16,
-                class: (first >> 4) as u8,
+                lane: (first >> 4) as u8,
             },
             length: (first >> 12 & 4095) as usize + 1,
             codec: CodecName::from_number(first >> 24 & 15)?,
@@ -178,7 +179,7 @@ impl Zpool {
         let overhead = self.overhead_bytes();
         let (slot_bytes, _) = self.objects.slot_and_object_bytes();
         let in_use = slot_bytes + overhead;
-        let memory = self.objects.memory_bytes() + overhead;
+        let memory = self.objects.spans.memory_bytes() + overhead;
         let excess = if in_use > capacity {
             in_use - capacity
         } else if memory > capacity && self.is_packed.load(Ordering::Relaxed) {
@@ -199,12 +200,12 @@ impl Zpool {
     /// Makes memory ready for a pool that has grown since the last look. True when there may be more to
     /// do.
     fn prepare(&self, sweep: &mut Compaction) -> bool {
-        let taken_before = std::mem::replace(&mut sweep.spans_taken, self.objects.spans_taken());
-        if sweep.spans_taken == taken_before {
-            self.objects.forget_prepared();
+        let taken_before = std::mem::replace(&mut sweep.large_taken, self.objects.spans.large_taken());
+        if sweep.large_taken == taken_before {
+            self.objects.spans.forget_ready();
             return false;
         }
-        self.objects.prepare(self.capacity().saturating_sub(self.overhead_bytes()))
+        self.objects.spans.make_ready(self.capacity().saturating_sub(self.overhead_bytes()))
     }
 
     /// Begins a sweep when it would free enough. True when one is under way.
@@ -212,7 +213,7 @@ impl Zpool {
         if sweep.shard > 0 {
             return true;
         }
-        let memory = self.objects.memory_bytes();
+        let memory = self.objects.spans.memory_bytes();
         let is_over = memory + self.overhead_bytes() > self.capacity();
         let slack = memory.saturating_sub(self.objects.slot_and_object_bytes().0);
         if slack < UNIT_BYTES as u64 || !is_over && slack < memory / COMPACT_DIVISOR {
@@ -277,7 +278,7 @@ impl Backend for Zpool {
         let memory_bytes_max = self.capacity().saturating_sub(self.overhead_bytes());
         let insert = || self.objects.insert(object, memory_bytes_max);
         // Empty spans of another size may be all that is in the way.
-        let handle = insert().or_else(|| self.objects.release_stock().then(insert).flatten());
+        let handle = insert().or_else(|| self.objects.spans.release_ready().then(insert).flatten());
         let Some(handle) = handle else {
             self.pool_limit_hit.fetch_add(1, Ordering::Relaxed);
             return Ok(self.refuse(entry, Reject::Full));
@@ -316,7 +317,7 @@ impl Backend for Zpool {
             self.table.for_each_in_area(area, |_, entry| self.forget(entry));
             self.clock.rest();
             self.table.trim();
-            self.objects.release_stock();
+            self.objects.spans.release_ready();
         }
     }
 
@@ -329,7 +330,7 @@ impl Backend for Zpool {
         Usage {
             stored_pages: Pages(self.table.live()),
             compr_data_size: Bytes(self.objects.slot_and_object_bytes().1),
-            mem_used_total: Bytes(self.objects.memory_bytes() + self.overhead_bytes()),
+            mem_used_total: Bytes(self.objects.spans.memory_bytes() + self.overhead_bytes()),
             disk_used_total: Bytes(0),
             mem_limit: Bytes(self.capacity()),
             pool_limit_hit: self.pool_limit_hit.load(Ordering::Relaxed),
@@ -339,9 +340,9 @@ impl Backend for Zpool {
     }
 
     fn set_capacity(&self, capacity: Bytes) -> Result<(), Error> {
-        if capacity.0 > self.objects.reserved_bytes() {
-            let reason =
-                format!("only {} of address space could be reserved", Bytes(self.objects.reserved_bytes()));
+        let reserved = Bytes(self.objects.spans.arena().length() as u64);
+        if capacity > reserved {
+            let reason = format!("only {reserved} of address space could be reserved");
             let fields: [(&'static str, &dyn std::fmt::Display); 3] =
                 [("backend", &"zpool"), ("capacity", &capacity), ("reason", &reason)];
             return Err(Error::new(Kind::CapacityInvalid, &fields));
@@ -363,9 +364,9 @@ impl Backend for Zpool {
             self.sweep_shard(&mut sweep);
             return true;
         }
-        let is_over = || self.objects.memory_bytes() + self.overhead_bytes() > self.capacity();
+        let is_over = || self.objects.spans.memory_bytes() + self.overhead_bytes() > self.capacity();
         if is_over() {
-            self.objects.release_stock();
+            self.objects.spans.release_ready();
             self.table.trim();
         }
         self.is_packed.store(is_over(), Ordering::Relaxed);

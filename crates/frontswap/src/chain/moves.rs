@@ -235,6 +235,9 @@ impl Chain {
     }
 
     /// Offers every page of `seated` to the others, in order. Returns how many are left.
+    ///
+    /// The sweep locks every key, also the vacant ones: a store that began before the backend was
+    /// draining is waited for, and one that comes later sees it.
     pub(super) fn drain(&self, roster: &Roster, seated: &Seated) -> u64 {
         let mut refusals = 0;
         self.map.for_each(|_, entry| {
