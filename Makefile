@@ -36,7 +36,7 @@ build: $(NATIVE) ## build the package into .venv
 
 test: lint test-rust loom fuzz-brief test-python tidy ## everything that CI runs
 
-lint: needs $(VENV)/.tools $(NATIVE) ## formatting, clippy, ruff and mypy
+lint: needs $(VENV)/.tools $(NATIVE) $(VENV)/.shelf ## formatting, clippy, ruff and mypy
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
