@@ -237,12 +237,29 @@ impl Error {
     }
 }
 
-fn fill(template: &str, fields: &[(&'static str, String)]) -> String {
-    let mut text = template.to_owned();
-    for (name, value) in fields {
-        text = text.replace(&format!("{{{name}}}"), value);
+/// Puts the values of `fields` where `template` names them. What a value contains is not looked at: a
+/// file may be called `{reason}`. A name without a value stays as it is.
+pub fn fill<N: AsRef<str>>(template: &str, fields: &[(N, String)]) -> String {
+    let mut text = String::with_capacity(template.len() + 64);
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        text.push_str(before);
+        let value = after.split_once('}').and_then(|(name, behind)| {
+            let (_, value) = fields.iter().find(|(field, _)| field.as_ref() == name)?;
+            Some((value, behind))
+        });
+        match value {
+            Some((value, behind)) => {
+                text.push_str(value);
+                rest = behind;
+            }
+            None => {
+                text.push('{');
+                rest = after;
+            }
+        }
     }
-    debug_assert!(!text.contains('{') || fields.iter().any(|f| f.1.contains('{')), "unfilled: {text}");
+    text.push_str(rest);
     text
 }
 
@@ -266,6 +283,13 @@ mod tests {
             assert!(!template.ends_with('.') && !template.starts_with(char::is_uppercase), "{template}");
             assert!(!kind.hint().is_empty() && !kind.hint().ends_with('.'), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_value_is_not_a_template() {
+        let error = Error::new(Kind::CodecUnknown, &[("codec", &"{known}{"), ("known", &"`lz4`")]);
+        assert_eq!(error.message(), "no codec named `{known}{`; known: `lz4`");
+        assert_eq!(fill("{a} {b} {", &[("a", "{b}".to_owned())]), "{b} {b} {");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use frontswap::error::{Error, Kind};
+use frontswap::error::{Error, Kind, fill};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -61,17 +61,15 @@ pub fn make_error<'py>(
         .iter()
         .find(|kind| kind.code() == code)
         .ok_or_else(|| PyRuntimeError::new_err(format!("no error kind `{code}`")))?;
-    let (mut message, mut hint) = (kind.template().to_owned(), kind.hint().to_owned());
+    let mut values = Vec::new();
     let mut errno = None;
     for (name, value) in fields.into_iter().flatten() {
         if name.eq("errno")? {
             errno = value.extract()?;
-            continue;
+        } else {
+            values.push((name.to_string(), value.str()?.to_string()));
         }
-        let place = format!("{{{name}}}");
-        let value = value.str()?.to_string();
-        message = message.replace(&place, &value);
-        hint = hint.replace(&place, &value);
     }
+    let (message, hint) = (fill(kind.template(), &values), fill(kind.hint(), &values));
     Ok(build(py, *kind, &message, &hint, errno)?.into_value(py).into_bound(py).into_any())
 }
