@@ -188,9 +188,11 @@ def test_check_for_programs(run: Callable[..., Outcome], data: Path) -> None:
     assert held + stats["same_filled_pages"] == stats["stored_pages"] == document["pages"]
 
 
-def test_check_says_when_a_page_is_wrong(run: Callable[..., Outcome], snapshot: Callable[[str, str], None]) -> None:
+def test_check_says_when_a_page_is_wrong(
+    run: Callable[..., Outcome], snapshot: Callable[[str, str], None], data: Path
+) -> None:
     backend = "fault_inject:ram,capacity=16MiB,corrupt=1"
-    outcome = run(*CHECK, "--backend", backend)
+    outcome = run(*CHECK, "--backend", backend, str(data))
     assert outcome.status == 1
     text = re.sub(r"\b[0-9a-f]{32}\b", "CHECKSUM", outcome.as_text())
     snapshot("check_wrong", masked(text))
@@ -198,11 +200,13 @@ def test_check_says_when_a_page_is_wrong(run: Callable[..., Outcome], snapshot: 
     assert "damaged page" in outcome.stderr
 
 
-def test_check_says_when_pages_were_rejected(run: Callable[..., Outcome], snapshot: Callable[[str, str], None]) -> None:
-    outcome = run(*CHECK, "--backend", "ram,capacity=256KiB")
+def test_check_says_when_pages_were_rejected(
+    run: Callable[..., Outcome], snapshot: Callable[[str, str], None], data: Path
+) -> None:
+    outcome = run(*CHECK, "--backend", "ram,capacity=256KiB", str(data))
     assert outcome.status == 0
     snapshot("check_kept", masked(outcome.as_text()))
-    document = json.loads(run(*CHECK, "--json", "--backend", "ram,capacity=256KiB").stdout)
+    document = json.loads(run(*CHECK, "--json", "--backend", "ram,capacity=256KiB", str(data)).stdout)
     assert document["kept_pages"] > 0
 
 
