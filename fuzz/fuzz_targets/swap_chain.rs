@@ -1,7 +1,7 @@
 //! Any sequence of operations on a small chain, compared bit for bit with a map of pages.
 //!
-//! The chain is short of room everywhere, so that pages are rejected, demoted, pulled and drained; its
-//! worker runs, as it does in use.
+//! The chain is short of room everywhere, so that pages are rejected, demoted, pulled and drained. Its
+//! worker runs, as it does in use, or the steps keep house.
 
 #![no_main]
 
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use frontswap::error::Kind;
 use frontswap::{
-    Area, Backend, Bytes, Chain, ChainOptions, Key, Member, Offset, PAGE_SIZE, Page, Pages, Reject, Stored,
+    Area, Backend, Bytes, Chain, ChainOptions, Housekeeping, Key, Member, Offset, PAGE_SIZE, Page, Pages,
+    Refreshed, Reject, Stored,
 };
 use frontswap_backends::{CodecChoice, CodecName, Incompressible, Ram, SwapFile, Zpool, ZpoolOptions};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -33,6 +34,7 @@ struct Input {
     writethrough: bool,
     exclusive_loads: bool,
     keeps_incompressible: bool,
+    own_worker: bool,
     codec: u8,
     steps: Vec<Step>,
 }
@@ -41,6 +43,8 @@ struct Input {
 enum Step {
     Store { offset: u8, content: Content },
     StoreMany { first: u8, count: u8, content: Content },
+    Refresh { offset: u8, content: Option<Content> },
+    Maintain,
     Load { offset: u8, exclusive: bool },
     LoadOften { first: u8, count: u8, times: u8 },
     InvalidatePage { offset: u8 },
@@ -107,7 +111,13 @@ impl Run {
         };
         let incompressible =
             if input.keeps_incompressible { Incompressible::Keep } else { Incompressible::Reject };
-        let options = ZpoolOptions { capacity: Pages(POOL_PAGES).bytes(), codec, level: 1, incompressible };
+        let options = ZpoolOptions {
+            capacity: Pages(POOL_PAGES).bytes(),
+            codec,
+            level: 1,
+            incompressible,
+            inherit: false,
+        };
         let pool = Zpool::new(options).expect("there is address space");
         let pool_bytes = pool.usage().mem_used_total.0;
         pool.set_capacity(Bytes(pool_bytes + POOL_PAGES * PAGE_BYTES)).expect("the machine has more");
@@ -117,12 +127,14 @@ impl Run {
         }
         if input.has_file {
             let size = Pages(FILE_PAGES).bytes();
-            let file = SwapFile::create(&std::env::temp_dir(), size, false).expect("there is disk space");
+            let create = if input.own_worker { SwapFile::create } else { SwapFile::create_without_writers };
+            let file = create(&std::env::temp_dir(), size, false).expect("there is disk space");
             backends.push(Arc::new(file));
         }
         let members = backends.into_iter().map(|backend| Arc::new(Member::new(backend))).collect();
         let writethrough = input.writethrough && input.has_file;
-        let options = ChainOptions { writethrough, ..ChainOptions::default() };
+        let own_worker = input.own_worker;
+        let options = ChainOptions { writethrough, own_worker, ..ChainOptions::default() };
         let chain = Chain::new(members, options).expect("a legal chain");
         chain.init(AREA, Pages(AREA_PAGES)).expect("a fresh area");
         let exclusive_loads = input.exclusive_loads;
@@ -136,6 +148,11 @@ impl Run {
                 for index in 0..count % 48 {
                     self.store(first.wrapping_add(index), content, number << 8 | u64::from(index));
                 }
+            }
+            Step::Refresh { offset, content } => self.refresh(offset, content, number),
+            Step::Maintain => {
+                let rest = (0..10_000).find(|_| !self.chain.maintain());
+                assert!(rest.is_some(), "there is always more to do");
             }
             Step::Load { offset, exclusive } => self.load(key(offset), exclusive || self.exclusive_loads),
             Step::LoadOften { first, count, times } => {
@@ -185,7 +202,26 @@ impl Run {
     fn store(&mut self, offset: u8, content: Content, salt: u64) {
         let page = content.page(salt);
         let Key { offset: Offset(offset), .. } = key(offset);
-        match self.chain.store(Key::new(AREA.0, offset), &page).expect("a store of a known area") {
+        let stored = self.chain.store(Key::new(AREA.0, offset), &page).expect("a store of a known area");
+        self.note_stored(offset, page, stored);
+    }
+
+    /// Offers a page anew: other content, or what is held.
+    fn refresh(&mut self, offset: u8, content: Option<Content>, salt: u64) {
+        let Key { offset: Offset(offset), .. } = key(offset);
+        let held = self.held.get(&offset).cloned();
+        let page = content.map(|content| content.page(salt)).or(held.clone()).unwrap_or_default();
+        match self.chain.store_changed(Key::new(AREA.0, offset), &page).expect("a store of a known area") {
+            Refreshed::Unchanged => assert_eq!(held, Some(page)),
+            Refreshed::Stored(stored) => {
+                assert_ne!(held.as_ref(), Some(&page));
+                self.note_stored(offset, page, stored);
+            }
+        }
+    }
+
+    fn note_stored(&mut self, offset: u64, page: Page, stored: Stored) {
+        match stored {
             Stored::Rejected(reason) => {
                 assert_eq!(reason == Reject::NoArea, !self.is_open);
                 self.held.remove(&offset);

@@ -2,8 +2,8 @@
 //!
 //! Address space is reserved once, for the largest size that may ever be set, and costs nothing;
 //! memory is committed and released inside it, so objects never move because a pool grows. A child
-//! of fork does not get it: a page of the parent's is never read there (it would fault instead).
-//! Huge pages are off, so that what is counted is what is resident.
+//! of fork gets a copy if that was asked for; otherwise it gets nothing, and a page of the parent's is
+//! never read there (it would fault instead). Huge pages are off, so that what is counted is what is resident.
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,8 @@ pub struct Arena {
     length: usize,
     /// Bytes from the start that are readable and writable.
     open: AtomicUsize,
-    process: rustix::process::Pid,
+    /// The only process that has it; `None` when children inherit it.
+    owner: Option<rustix::process::Pid>,
 }
 
 // SAFETY: the arena is plain memory; who may touch which bytes is the contract of its methods.
@@ -32,11 +33,12 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Reserves `length` bytes of address space for `backend`.
+    /// Reserves `length` bytes of address space for `backend`; a child of fork gets a copy of what is in
+    /// them if it is to `inherit`.
     ///
     /// # Errors
     /// The process may not have so much.
-    pub fn reserve(backend: &str, length: usize) -> Result<Self, Error> {
+    pub fn reserve(backend: &str, length: usize, inherit: bool) -> Result<Self, Error> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let refuse = |errno: rustix::io::Errno| {
             let size = Bytes(length as u64);
@@ -52,9 +54,10 @@ impl Arena {
             base: base_address,
             length,
             open: AtomicUsize::new(0),
-            process: rustix::process::getpid(),
+            owner: (!inherit).then(rustix::process::getpid),
         };
-        for advice in [Advice::LinuxDontFork, Advice::LinuxNoHugepage] {
+        let on_fork = if inherit { Advice::LinuxDoFork } else { Advice::LinuxDontFork };
+        for advice in [on_fork, Advice::LinuxNoHugepage] {
             // SAFETY: the range is ours, and neither advice changes contents.
             match unsafe { rustix::mm::madvise(base, length, advice) } {
                 // A kernel without huge pages knows no such advice.
@@ -63,6 +66,12 @@ impl Arena {
             }
         }
         Ok(arena)
+    }
+
+    /// The addresses of the range.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.base.as_ptr() as usize;
+        start..start + self.length
     }
 
     /// Bytes that were reserved.
@@ -141,8 +150,8 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // A child of fork has a hole there, or something of its own by now.
-        if self.process != rustix::process::getpid() {
+        // A child of fork that inherits nothing has a hole there, or something of its own by now.
+        if self.owner.is_some_and(|owner| owner != rustix::process::getpid()) {
             return;
         }
         // SAFETY: the mapping is ours, and with `self` the last user of it goes.
@@ -163,7 +172,7 @@ mod tests {
 
     #[test]
     fn memory_comes_and_goes() {
-        let arena = Arena::reserve("test", 1 << 20).unwrap();
+        let arena = Arena::reserve("test", 1 << 20, false).unwrap();
         assert!(arena.commit(65536, 65536));
         // SAFETY: committed above, and this test is alone.
         unsafe {
@@ -178,14 +187,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_reserved_is_an_error() {
-        let error = Arena::reserve("zpool", 1 << 60).err().unwrap();
+        let error = Arena::reserve("zpool", 1 << 60, false).err().unwrap();
         assert_eq!(error.kind(), Kind::NoMemory);
         assert!(error.message().contains("1024.00 PiB"), "{}", error.message());
     }
 
     #[test]
     fn nothing_is_committed_past_the_end() {
-        let arena = Arena::reserve("test", 1 << 16).unwrap();
+        let arena = Arena::reserve("test", 1 << 16, true).unwrap();
         assert!(!arena.commit(1 << 16, 4096));
         assert!(!arena.commit(usize::MAX, 4096));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use frontswap::backend::{Answer, Backend, Description, Loaded, Reject, Usage};
+use frontswap::backend::{Answer, Backend, Description, ForkSide, Loaded, Reject, Usage};
 use frontswap::error::{Error, Kind};
 use frontswap::key::{Area, Bytes, Key, Pages};
 use frontswap::page::{PAGE_SIZE, Page};
@@ -145,6 +145,10 @@ impl Backend for FaultInject {
 
     fn maintain(&self) -> bool {
         self.inner.maintain()
+    }
+
+    fn forked(&self, side: ForkSide) {
+        self.inner.forked(side);
     }
 
     fn details(&self) -> Vec<(&'static str, u64)> {

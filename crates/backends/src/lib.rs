@@ -18,6 +18,6 @@ pub mod zpool;
 
 pub use codec::{CodecChoice, CodecName};
 pub use fault_inject::{FaultInject, Faults};
-pub use file::SwapFile;
+pub use file::{CLUSTER_BYTES, ClusterClaims, SwapFile};
 pub use ram::Ram;
 pub use zpool::{Incompressible, Zpool, ZpoolOptions};

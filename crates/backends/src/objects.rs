@@ -86,18 +86,19 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Room for objects in at most `bytes` of memory, none of which is taken yet.
+    /// Room for objects in at most `bytes` of memory, none of which is taken yet; `inherit` as for
+    /// [`crate::arena::Arena::reserve`].
     ///
     /// # Errors
     /// The address space cannot be reserved.
-    pub fn new(backend: &str, bytes: u64) -> Result<Self, Error> {
+    pub fn new(backend: &str, bytes: u64, inherit: bool) -> Result<Self, Error> {
         let sizes = class_sizes();
         let class_of =
             (0..=PAGE_SIZE / 8).map(|step| sizes.partition_point(|size| *size < step * 8) as u8).collect();
         // Small spans are cut from large ones, and stay small: room for those that lie idle.
         let idle = sizes.len() * LANES * LARGE_FROM_BYTES as usize;
         Ok(Objects {
-            spans: Spans::new(backend, bytes as usize + idle)?,
+            spans: Spans::new(backend, bytes as usize + idle, inherit)?,
             lanes: (0..sizes.len() * LANES).map(|_| Mutex::default()).collect(),
             class_bytes: sizes.iter().map(|_| AtomicU64::new(0)).collect(),
             object_bytes: (0..sizes.len() * LANES).map(|_| AtomicU64::new(0)).collect(),
@@ -363,7 +364,7 @@ mod tests {
     const PLENTY: u64 = 64 << 20;
 
     fn objects() -> Objects {
-        Objects::new("test", PLENTY).unwrap()
+        Objects::new("test", PLENTY, false).unwrap()
     }
 
     #[test]

@@ -57,9 +57,18 @@ impl Ram {
     /// # Errors
     /// The address space cannot be reserved.
     pub fn new(capacity: Bytes) -> Result<Self, Error> {
+        Ram::with_inherit(capacity, false)
+    }
+
+    /// Like [`Ram::new`]; a child of fork gets a copy if it is to `inherit`. Otherwise it has nothing
+    /// there, and must not use this one.
+    ///
+    /// # Errors
+    /// The address space cannot be reserved.
+    pub fn with_inherit(capacity: Bytes, inherit: bool) -> Result<Self, Error> {
         let most = machine_bytes().max(capacity.0).min(FRAMES_MAX * PAGE_SIZE as u64) as usize;
-        let arena = Arena::reserve("ram", most.next_multiple_of(PAGE_SIZE))
-            .or_else(|_| Arena::reserve("ram", (capacity.0 as usize).next_multiple_of(PAGE_SIZE)))?;
+        let arena = |bytes: usize| Arena::reserve("ram", bytes.next_multiple_of(PAGE_SIZE), inherit);
+        let arena = arena(most).or_else(|_| arena(capacity.0 as usize))?;
         Ok(Ram {
             table: PageTable::default(),
             arena,

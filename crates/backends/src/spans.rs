@@ -58,13 +58,13 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// Room for `bytes` of spans, with no memory behind them yet.
+    /// Room for `bytes` of spans, with no memory behind them yet; `inherit` as for [`Arena::reserve`].
     ///
     /// # Errors
     /// The address space cannot be reserved.
-    pub fn new(backend: &str, bytes: usize) -> Result<Self, Error> {
+    pub fn new(backend: &str, bytes: usize, inherit: bool) -> Result<Self, Error> {
         Ok(Spans {
-            arena: Arena::reserve(backend, bytes.next_multiple_of(LARGE_BYTES))?,
+            arena: Arena::reserve(backend, bytes.next_multiple_of(LARGE_BYTES), inherit)?,
             stock: Mutex::default(),
             units: AtomicU64::new(0),
             large_taken: AtomicU64::new(0),
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn memory_is_what_was_taken_and_what_is_ready() {
-        let spans = Spans::new("test", 1 << 20).unwrap();
+        let spans = Spans::new("test", 1 << 20, false).unwrap();
         let plenty = u64::MAX;
         let small: Vec<_> = (0..5).map(|_| spans.take(1, plenty).unwrap()).collect();
         let large = spans.take(LARGE_UNITS, plenty).unwrap();
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_arena_ends() {
-        let spans = Spans::new("test", 2 * LARGE_BYTES).unwrap();
+        let spans = Spans::new("test", 2 * LARGE_BYTES, false).unwrap();
         let taken: Vec<_> = std::iter::from_fn(|| spans.take(1, u64::MAX)).collect();
         assert_eq!(taken.len(), 8);
         assert!(spans.take(LARGE_UNITS, u64::MAX).is_none());
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_growing_pool_finds_memory_ready() {
-        let spans = Spans::new("test", 8 << 20).unwrap();
+        let spans = Spans::new("test", 8 << 20, false).unwrap();
         while spans.make_ready(u64::MAX) {}
         let ready = spans.memory_bytes();
         assert_eq!(ready, Spans::bytes_of(LARGE_UNITS * AHEAD_SPANS_MAX as u32));

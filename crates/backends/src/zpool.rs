@@ -52,6 +52,8 @@ pub struct ZpoolOptions {
     pub level: i32,
     /// What happens to pages that do not compress.
     pub incompressible: Incompressible,
+    /// A child of fork gets a copy of the pool. Otherwise it has none, and must not use this one.
+    pub inherit: bool,
 }
 
 /// Compressed RAM.
@@ -128,7 +130,8 @@ impl Zpool {
         let contexts = Contexts::new(has_zstd, options.level);
         // Room to grow to the whole machine; under `ulimit -v` only to what was asked for.
         let most = machine_bytes().max(options.capacity.0).min(ARENA_BYTES_MAX);
-        let objects = Objects::new("zpool", most).or_else(|_| Objects::new("zpool", options.capacity.0))?;
+        let objects = |bytes| Objects::new("zpool", bytes, options.inherit);
+        let objects = objects(most).or_else(|_| objects(options.capacity.0))?;
         Ok(Zpool {
             table: PageTable::default(),
             objects,
@@ -144,6 +147,11 @@ impl Zpool {
             compaction: Mutex::default(),
             is_packed: AtomicBool::new(false),
         })
+    }
+
+    /// The address space of its objects, for whoever must keep its hands off.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        self.objects.spans.arena().addresses()
     }
 
     fn overhead_bytes(&self) -> u64 {

@@ -11,7 +11,8 @@ const MIB: u64 = 1 << 20;
 
 fn zpool(capacity: u64) -> Zpool {
     let (codec, incompressible) = (CodecChoice::Auto, Incompressible::Keep);
-    Zpool::new(ZpoolOptions { capacity: Bytes(capacity), codec, level: 1, incompressible }).unwrap()
+    Zpool::new(ZpoolOptions { capacity: Bytes(capacity), codec, level: 1, incompressible, inherit: false })
+        .unwrap()
 }
 
 fn noise(seed: u64) -> Page {

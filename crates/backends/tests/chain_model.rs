@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{KIB, Look, eventually, faulty, file, member, ram, within, zpool};
+use common::{KIB, Look, eventually, faulty, file, member, quiet_file, ram, within, zpool};
 use frontswap::{
-    Area, Backend, Bytes, Chain, ChainOptions, Housekeeping, Key, Kind, Member, Page, Pages, Reject, Stored,
+    Area, Backend, Bytes, Chain, ChainOptions, Housekeeping, Key, Kind, Member, Page, Pages, Refreshed,
+    Reject, Stored,
 };
 use frontswap_backends::Faults;
 use proptest::prelude::*;
@@ -28,6 +29,7 @@ enum BackendKind {
     Zpool,
     Ram,
     File,
+    QuietFile,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +45,13 @@ struct Plan {
     slow: Option<BackendPlan>,
     writethrough: bool,
     exclusive: bool,
+    own_worker: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     Store { key: Key, count: u64, look: Look, seed: u64 },
+    Refresh { key: Key, count: u64, look: Look, seed: u64 },
     Load { key: Key, times: u8 },
     InvalidatePage { key: Key, count: u64 },
     InvalidateArea { area: u16 },
@@ -69,17 +73,19 @@ fn backend_plan(kinds: &'static [BackendKind]) -> impl Strategy<Value = BackendP
 }
 
 const FAST: &[BackendKind] = &[BackendKind::Zpool, BackendKind::Ram];
-const SLOW: &[BackendKind] = &[BackendKind::File];
-const ANY: &[BackendKind] = &[BackendKind::Zpool, BackendKind::Ram, BackendKind::File];
+const SLOW: &[BackendKind] = &[BackendKind::File, BackendKind::QuietFile];
+const ANY: &[BackendKind] =
+    &[BackendKind::Zpool, BackendKind::Ram, BackendKind::File, BackendKind::QuietFile];
 
 fn plan() -> impl Strategy<Value = Plan> {
     let slow = prop_oneof![1 => Just(None), 3 => backend_plan(SLOW).prop_map(Some)];
-    (prop::collection::vec(backend_plan(FAST), 0..3), slow, any::<bool>(), any::<bool>()).prop_map(
-        |(fast, slow, writethrough, exclusive)| Plan {
+    (prop::collection::vec(backend_plan(FAST), 0..3), slow, any::<[bool; 3]>()).prop_map(
+        |(fast, slow, [writethrough, exclusive, own_worker])| Plan {
             writethrough: writethrough && slow.is_some(),
             fast,
             slow,
             exclusive,
+            own_worker,
         },
     )
 }
@@ -89,10 +95,12 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let look = prop::sample::select(&Look::ALL[..]);
+    let look = || prop::sample::select(&Look::ALL[..]);
     prop_oneof![
-        10 => (key(), 1u64..120, look, any::<u32>())
+        10 => (key(), 1u64..120, look(), any::<u32>())
             .prop_map(|(key, count, look, seed)| Step::Store { key, count, look, seed: u64::from(seed) }),
+        4 => (key(), 1u64..120, look(), any::<u32>())
+            .prop_map(|(key, count, look, seed)| Step::Refresh { key, count, look, seed: u64::from(seed) }),
         4 => (key(), 1u8..4).prop_map(|(key, times)| Step::Load { key, times }),
         3 => (key(), 1u64..60).prop_map(|(key, count)| Step::InvalidatePage { key, count }),
         1 => (0..AREAS).prop_map(|area| Step::InvalidateArea { area }),
@@ -112,6 +120,7 @@ fn build(plan: BackendPlan, seed: u64) -> Arc<Member> {
         BackendKind::Zpool => zpool(plan.capacity_kib * KIB),
         BackendKind::Ram => ram(plan.capacity_kib * KIB),
         BackendKind::File => file(plan.capacity_kib * KIB),
+        BackendKind::QuietFile => quiet_file(plan.capacity_kib * KIB),
     };
     if plan.reject == 0.0 {
         return member(inner);
@@ -126,6 +135,7 @@ struct World {
     members: Vec<Arc<Member>>,
     held: BTreeMap<Key, (Look, u64)>,
     succ_stores: u64,
+    kept: u64,
     failed_stores: u64,
     invalidates: u64,
     loads: u64,
@@ -136,7 +146,8 @@ impl World {
     fn new(plan: Plan) -> Self {
         let plans = plan.fast.iter().chain(&plan.slow);
         let members: Vec<_> = (0..).zip(plans).map(|(seed, plan)| build(*plan, seed)).collect();
-        let options = ChainOptions { writethrough: plan.writethrough, ..ChainOptions::default() };
+        let Plan { writethrough, own_worker, .. } = plan;
+        let options = ChainOptions { writethrough, own_worker, ..ChainOptions::default() };
         let chain = Chain::new(members.clone(), options).unwrap();
         for area in 0..AREAS {
             chain.init(Area(area), Pages(AREA_PAGES)).unwrap();
@@ -148,6 +159,7 @@ impl World {
             members,
             held,
             succ_stores: 0,
+            kept: 0,
             failed_stores: 0,
             invalidates: 0,
             loads: 0,
@@ -160,6 +172,11 @@ impl World {
             Step::Store { key, count, look, seed } => {
                 for page in 0..*count {
                     self.store(Key::new(key.area.0, key.offset.0 + page), *look, seed + page);
+                }
+            }
+            Step::Refresh { key, count, look, seed } => {
+                for page in 0..*count {
+                    self.refresh(Key::new(key.area.0, key.offset.0 + page), *look, seed + page);
                 }
             }
             Step::Load { key, times } => {
@@ -188,7 +205,28 @@ impl World {
     }
 
     fn store(&mut self, key: Key, look: Look, seed: u64) {
-        match self.chain.store(key, &look.page(seed)).unwrap() {
+        let stored = self.chain.store(key, &look.page(seed)).unwrap();
+        self.note_stored(key, look, seed, stored);
+    }
+
+    /// Offers a page anew: as it is held, or, one in three and where nothing is held, another.
+    fn refresh(&mut self, key: Key, look: Look, seed: u64) {
+        let held = self.held.get(&key).copied();
+        let (look, seed) = held.filter(|_| !seed.is_multiple_of(3)).unwrap_or((look, seed));
+        match self.chain.store_changed(key, &look.page(seed)).unwrap() {
+            Refreshed::Unchanged => {
+                assert_eq!(held, Some((look, seed)));
+                self.kept += 1;
+            }
+            Refreshed::Stored(stored) => {
+                assert_ne!(held, Some((look, seed)));
+                self.note_stored(key, look, seed, stored);
+            }
+        }
+    }
+
+    fn note_stored(&mut self, key: Key, look: Look, seed: u64, stored: Stored) {
+        match stored {
             Stored::Rejected(reason) => {
                 assert_eq!(reason == Reject::NoBackend, self.members.is_empty());
                 assert!(
@@ -352,6 +390,7 @@ impl World {
         let same_filled = held - self.held_in_backends();
         assert_eq!((counts.stored_pages, counts.same_filled_pages), (held, same_filled));
         assert_eq!((counts.succ_stores, counts.failed_stores), (self.succ_stores, self.failed_stores));
+        assert_eq!(counts.kept_pages, self.kept);
         assert_eq!((counts.invalidates, counts.loads), (self.invalidates, self.loads));
         assert_eq!(counts.load_errors, 0);
         assert_eq!(counts.rejects.iter().sum::<u64>(), self.failed_stores);

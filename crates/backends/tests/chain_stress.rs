@@ -182,7 +182,7 @@ fn pages_survive_everything_that_happens_to_a_chain() {
     let (pool, plain, slow) = (member(zpool(MIB)), member(ram(MIB)), member(file(8 * MIB)));
     let chain = chain(&[&pool, &slow], ChainOptions::default(), 1 << 20);
     let owned = Owned::new();
-    let disturb = |random: &mut Random| match random.below(9) {
+    let mut disturb = |random: &mut Random| match random.below(9) {
         0 => resize(&chain, &pool, (4 + random.below(1600)) * KIB),
         1 => resize(&chain, &plain, (4 + random.below(800)) * KIB),
         2 | 3 => {
@@ -202,14 +202,20 @@ fn pages_survive_everything_that_happens_to_a_chain() {
         }
         _ => std::thread::sleep(Duration::from_millis(random.below(20))),
     };
-    within(LIMIT, "the stress test", || disturbed(|random| owned.step(&chain, random), disturb));
+    let has_seen_all = || {
+        let counts = chain.counts();
+        counts.succ_stores > 1000 && counts.written_back_pages > 0 && counts.promoted_pages > 0
+    };
+    // On a busy machine a thread does not come far in the time of one.
+    within(LIMIT, "the stress test", || {
+        (0..10).find(|_| {
+            disturbed(|random| owned.step(&chain, random), &mut disturb);
+            has_seen_all()
+        })
+    });
     owned.check_all(&chain);
     check_counts(&chain, false);
-    let counts = chain.counts();
-    assert!(
-        counts.succ_stores > 1000 && counts.written_back_pages > 0 && counts.promoted_pages > 0,
-        "{counts:?}"
-    );
+    assert!(has_seen_all(), "{:?}", chain.counts());
     chain.close();
     assert_eq!(pool.backend().usage().stored_pages, Pages(0));
 }

@@ -84,6 +84,15 @@ impl Reject {
     }
 }
 
+/// Which of the two processes after a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkSide {
+    /// The one that forked.
+    Parent,
+    /// The new one, with a copy of everything.
+    Child,
+}
+
 /// What a backend is, fixed for its life.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -178,6 +187,11 @@ pub trait Backend: Send + Sync {
     fn maintain(&self) -> bool {
         false
     }
+
+    /// The process has forked, and no thread was inside a call of this backend at that moment. In the
+    /// child there is only the thread that forked. Told on both sides before any other call, and only by
+    /// an owner that goes on in the child; without that, the child's backends are not used.
+    fn forked(&self, _side: ForkSide) {}
 
     /// Counters of its own, beyond [`Usage`]: name and value.
     fn details(&self) -> Vec<(&'static str, u64)> {

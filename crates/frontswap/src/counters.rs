@@ -34,9 +34,11 @@ pub enum Event {
     Promoted,
     /// A page was held and could not be given back.
     LoadError,
+    /// A page was offered anew, and was held with these very bytes.
+    Kept,
 }
 
-const EVENTS: usize = 8;
+const EVENTS: usize = 9;
 
 /// A set of counters.
 #[derive(Default)]
@@ -66,6 +68,8 @@ pub struct Counts {
     pub succ_stores: u64,
     /// Stores that were rejected.
     pub failed_stores: u64,
+    /// Pages that were offered anew and were held as they are, so that nothing was stored.
+    pub kept_pages: u64,
     /// Pages that were invalidated.
     pub invalidates: u64,
     /// Pages held now.
@@ -139,6 +143,7 @@ impl Counters {
             load_errors: sum(Event::LoadError),
             succ_stores: sum(Event::SuccStore),
             failed_stores: sum(Event::FailedStore),
+            kept_pages: sum(Event::Kept),
             invalidates: sum(Event::Invalidate),
             stored_pages: self.stored_pages(),
             same_filled_pages: self.same_filled_pages(),

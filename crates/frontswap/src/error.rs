@@ -21,6 +21,8 @@ pub enum Builtin {
     Os,
     /// `RuntimeError`
     Runtime,
+    /// `ImportError`
+    Import,
 }
 
 impl Builtin {
@@ -33,6 +35,7 @@ impl Builtin {
             Builtin::Memory => "MemoryError",
             Builtin::Os => "OSError",
             Builtin::Runtime => "RuntimeError",
+            Builtin::Import => "ImportError",
         }
     }
 }
@@ -134,6 +137,18 @@ kinds! {
     NoMemory = "no-memory", Memory,
         "cannot reserve `{size}` of address space for `{backend}`: {reason}",
         "raise `ulimit -v`, or make the machine allow more memory maps";
+    PagerPermission = "pager-permission", Os,
+        "cannot {operation}: {reason}",
+        "run `frontswap doctor`, or grant access with `setfacl -m u:$USER:rw /dev/userfaultfd`";
+    PagerUnsupported = "pager-unsupported", Os,
+        "cannot {operation}: {reason}",
+        "Linux 6.8 or later is needed, and a seccomp filter that allows `userfaultfd`; `frontswap doctor` tells which is missing";
+    PagerFailed = "pager-failed", Os,
+        "cannot {operation}: {reason}",
+        "run `frontswap doctor`";
+    PinTooLarge = "pin-too-large", Memory,
+        "cannot hold `{size}` in RAM: `{held}` is held already, and `{limit}` is all that may be",
+        "hold less at a time, or raise `ram`";
     ThreadFailed = "thread-failed", Runtime,
         "cannot start a thread for `{object}`: {reason}",
         "raise `ulimit -u`, or the cgroup's `pids.max`";
@@ -188,6 +203,51 @@ kinds! {
     BackendFailed = "backend-failed", Runtime,
         "backend `{backend}` failed in `{operation}`: {reason}",
         "mend the backend; nothing was lost by this call";
+    SpaceInUse = "space-in-use", Runtime,
+        "cannot close a `Space` while arrays of it are alive, {arrays}",
+        "drop them, as with `del`, and close it again; after `close(later=True)` it ends with the last of them";
+    SpaceForeign = "space-foreign", Value,
+        "cannot pin memory of another `Space`",
+        "use the space that it was made in";
+    BufferEvicted = "buffer-evicted", Os,
+        "a system call failed on memory of a `Space`: some of it was not in RAM, and the kernel does not fetch it",
+        "hold it for the call with `with space.pinned(a):`, or go through `space.file(f)`, which does so piece by piece";
+    NumpyUnfit = "numpy-unfit", Import,
+        "cannot use NumPy: {reason}",
+        "`pip install 'frontswap[numpy]'`";
+    RamLimitInvalid = "ram-limit-invalid", Value,
+        "cannot run a program in `{ram}` of RAM: {reason}",
+        "give a size from 32 MiB to the memory of this machine, such as `512MiB` or `25%`";
+    BackendUnfit = "backend-unfit", Value,
+        "cannot use backend `{backend}` for a whole program: {reason}",
+        "use `zpool`, or `zpool` and then `file`";
+    ProgramNotFound = "program-not-found", Os,
+        "cannot find the program `{program}`: {reason}",
+        "check the name, or write the program's path";
+    ProgramNotExecutable = "program-not-executable", Os,
+        "cannot execute `{program}`: {reason}",
+        "name a program, or a script that begins with a line such as `#!/bin/sh`";
+    ProgramUnmanageable = "program-unmanageable", Runtime,
+        "cannot manage the memory of `{program}`: {reason}",
+        "`--best-effort` runs it all the same, with its memory unmanaged";
+    RunNested = "run-nested", Runtime,
+        "cannot start `frontswap run` inside another: `FRONTSWAP_TREE` is `{tree}`",
+        "leave the inner one out: what a program starts shares the program's budget";
+    UserfaultfdDenied = "userfaultfd-denied", Os,
+        "cannot open a full userfaultfd: {reason}",
+        "run `frontswap doctor`, or grant access with `{command}`";
+    KernelUnfit = "kernel-unfit", Runtime,
+        "cannot manage the memory of a program on this kernel: {reason}",
+        "use Linux 6.8 or later; `frontswap doctor` shows what this one lacks";
+    PreloadUnfit = "preload-unfit", Runtime,
+        "cannot load frontswap into a program: {reason}",
+        "install frontswap anew, for instance with `pip install --force-reinstall frontswap`";
+    StatsFile = "stats-file", Os,
+        "cannot write the figures to `{path}`: {reason}",
+        "name another file";
+    ProcessNotManaged = "process-not-managed", Lookup,
+        "cannot reach the budget of process `{pid}`: {reason}",
+        "give the PID of a `frontswap run` of yours, or of a program in it; `pgrep -af 'frontswap run'` shows them";
     Internal = "internal", Runtime,
         "internal error in {operation}: {reason}",
         "this is a bug in frontswap: please report it with this message";

@@ -65,6 +65,12 @@ pub fn try_lock(word: &AtomicU32) -> Option<u32> {
     (before & LOCKED == 0).then_some(before & !LOCK_BITS)
 }
 
+/// The payload bits of `word`, unless somebody holds the lock.
+pub fn peek(word: &AtomicU32) -> Option<u32> {
+    let seen = word.load(Ordering::Acquire);
+    (seen & LOCKED == 0).then_some(seen & !LOCK_BITS)
+}
+
 #[cold]
 fn lock_asleep(word: &AtomicU32, lot: &ParkingLot) -> u32 {
     #[cfg(loom)]

@@ -23,8 +23,8 @@ pub mod place;
 pub mod table;
 pub mod worker;
 
-pub use backend::{Answer, Backend, Description, Loaded, Reject, Usage};
-pub use chain::{Chain, ChainOptions, Stored};
+pub use backend::{Answer, Backend, Description, ForkSide, Loaded, Reject, Usage};
+pub use chain::{Chain, ChainOptions, Refreshed, Stored, Whereabouts};
 pub use error::{Error, Kind};
 pub use key::{Area, Bytes, Key, Offset, Pages};
 pub use member::Member;

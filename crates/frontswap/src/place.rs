@@ -123,17 +123,21 @@ impl Record {
         [first, self.rest[0], self.rest[1], self.rest[2], self.rest[3]]
     }
 
-    /// The reverse of [`Record::to_words`].
-    pub fn from_words(words: [u32; RECORD_WORDS]) -> Self {
-        let seat = Seat((words[0] >> 4) as u8);
-        let place = match words[0] >> 2 & 3 {
+    /// The place that the first word of an entry names.
+    pub fn place_of(first: u32) -> Place {
+        let seat = Seat((first >> 4) as u8);
+        match first >> 2 & 3 {
             0 => Place::Vacant,
             1 => Place::SameFilled,
             2 => Place::In(seat),
             _ => Place::InBoth(seat),
-        };
+        }
+    }
+
+    /// The reverse of [`Record::to_words`].
+    pub fn from_words(words: [u32; RECORD_WORDS]) -> Self {
         Record {
-            place,
+            place: Record::place_of(words[0]),
             loaded_epoch: (words[0] >> 12) as u8,
             ticket: (words[0] >> 20) as u8,
             rest: [words[1], words[2], words[3], words[4]],

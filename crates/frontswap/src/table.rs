@@ -115,6 +115,14 @@ impl<const W: usize> PageTable<W> {
         self.try_lock_in(shard, leaf, index)
     }
 
+    /// The first word of the entry of `key`, without waiting for anybody: 0 when it is vacant, `None`
+    /// when somebody holds the key.
+    pub fn peek(&self, key: Key) -> Option<u32> {
+        let (shard, id, index) = self.locate(key);
+        let Some(leaf) = shard.read().get(&id).cloned() else { return Some(0) };
+        key_lock::peek(&leaf.entries[index][0])
+    }
+
     /// Visits the leaves of one shard in the order of their keys. `shard` counts from 0 and wraps.
     pub fn leaves_of_shard(&self, shard: usize) -> Vec<Arc<Leaf<W>>> {
         let mut leaves: Vec<_> = self.shards[shard % SHARDS].read().values().cloned().collect();

@@ -50,8 +50,8 @@ impl AlignedPages {
     /// Zeroed memory for `pages` pages. The system backs it when it is first touched.
     pub(super) fn new(pages: usize) -> Self {
         // The vector is never resized, so the page-aligned part of it stays where it is.
-        let bytes = vec![0; (pages + 1) * PAGE_SIZE];
-        let start = bytes.as_ptr().align_offset(PAGE_SIZE);
+        let bytes = vec![0; if pages == 0 { 0 } else { (pages + 1) * PAGE_SIZE }];
+        let start = if pages == 0 { 0 } else { bytes.as_ptr().align_offset(PAGE_SIZE) };
         AlignedPages { bytes, start, len: pages * PAGE_SIZE }
     }
 
@@ -65,9 +65,9 @@ impl AlignedPages {
         &mut self.bytes[self.start..][..self.len][index * PAGE_SIZE..][..PAGE_SIZE]
     }
 
-    /// Bytes that so many pages take, alignment included.
-    pub(super) fn bytes(pages: usize) -> u64 {
-        ((pages + 1) * PAGE_SIZE) as u64
+    /// Bytes that they take, alignment included.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 
@@ -89,9 +89,19 @@ impl PageFile {
         Ok(file)
     }
 
-    /// The directory that it was created in.
+    /// A file that somebody else has opened and reserved.
+    pub(super) fn shared(file: OwnedFd) -> Self {
+        PageFile { file, place: PathBuf::new() }
+    }
+
+    /// The directory that it was created in; empty when that was somebody else.
     pub(super) fn place(&self) -> &Path {
         &self.place
+    }
+
+    /// The file itself.
+    pub(super) fn into_file(self) -> OwnedFd {
+        self.file
     }
 
     /// Bypasses the page cache from now on. Some file systems agree and then fail at the first I/O, so
@@ -235,42 +245,41 @@ impl From<Errno> for Fault {
     }
 }
 
-/// An error number as people read it: `permission denied (EACCES)`.
+/// An error number as people read it: `permission denied (EACCES)`. The C library's texts are not asked
+/// for: it may take memory to translate them, and there are processes in which we must not let it.
 pub(super) fn words(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-    match name(errno) {
-        Some(name) => format!("{text} ({name})"),
-        None => format!("{text} (error {})", errno.raw_os_error()),
+    match known(errno) {
+        Some((name, text)) => format!("{text} ({name})"),
+        None => format!("system error {}", errno.raw_os_error()),
     }
 }
 
-/// The numbers that opening, reserving, reading and writing a file give, by name.
-fn name(errno: Errno) -> Option<&'static str> {
+/// The numbers that opening, reserving, reading and writing a file give: name and text.
+fn known(errno: Errno) -> Option<(&'static str, &'static str)> {
     Some(match errno {
-        Errno::ACCESS => "EACCES",
-        Errno::AGAIN => "EAGAIN",
-        Errno::BADF => "EBADF",
-        Errno::DQUOT => "EDQUOT",
-        Errno::FBIG => "EFBIG",
-        Errno::INVAL => "EINVAL",
-        Errno::IO => "EIO",
-        Errno::LOOP => "ELOOP",
-        Errno::MFILE => "EMFILE",
-        Errno::NAMETOOLONG => "ENAMETOOLONG",
-        Errno::NFILE => "ENFILE",
-        Errno::NODEV => "ENODEV",
-        Errno::NOENT => "ENOENT",
-        Errno::NOMEM => "ENOMEM",
-        Errno::NOSPC => "ENOSPC",
-        Errno::NOTDIR => "ENOTDIR",
-        Errno::NXIO => "ENXIO",
-        Errno::OPNOTSUPP => "EOPNOTSUPP",
-        Errno::PERM => "EPERM",
-        Errno::ROFS => "EROFS",
-        Errno::STALE => "ESTALE",
-        Errno::TIMEDOUT => "ETIMEDOUT",
-        Errno::TXTBSY => "ETXTBSY",
+        Errno::ACCESS => ("EACCES", "permission denied"),
+        Errno::AGAIN => ("EAGAIN", "resource temporarily unavailable"),
+        Errno::BADF => ("EBADF", "bad file descriptor"),
+        Errno::DQUOT => ("EDQUOT", "disk quota exceeded"),
+        Errno::FBIG => ("EFBIG", "file too large"),
+        Errno::INVAL => ("EINVAL", "invalid argument"),
+        Errno::IO => ("EIO", "input/output error"),
+        Errno::LOOP => ("ELOOP", "too many levels of symbolic links"),
+        Errno::MFILE => ("EMFILE", "too many open files"),
+        Errno::NAMETOOLONG => ("ENAMETOOLONG", "file name too long"),
+        Errno::NFILE => ("ENFILE", "too many open files in system"),
+        Errno::NODEV => ("ENODEV", "no such device"),
+        Errno::NOENT => ("ENOENT", "no such file or directory"),
+        Errno::NOMEM => ("ENOMEM", "cannot allocate memory"),
+        Errno::NOSPC => ("ENOSPC", "no space left on device"),
+        Errno::NOTDIR => ("ENOTDIR", "not a directory"),
+        Errno::NXIO => ("ENXIO", "no such device or address"),
+        Errno::OPNOTSUPP => ("EOPNOTSUPP", "operation not supported"),
+        Errno::PERM => ("EPERM", "operation not permitted"),
+        Errno::ROFS => ("EROFS", "read-only file system"),
+        Errno::STALE => ("ESTALE", "stale file handle"),
+        Errno::TIMEDOUT => ("ETIMEDOUT", "connection timed out"),
+        Errno::TXTBSY => ("ETXTBSY", "text file busy"),
         _ => return None,
     })
 }
@@ -283,7 +292,7 @@ mod tests {
     fn errors_are_named_as_people_read_them() {
         assert_eq!(words(Errno::ACCESS), "permission denied (EACCES)");
         assert_eq!(words(Errno::IO), "input/output error (EIO)");
-        assert_eq!(words(Errno::UNATCH), "protocol driver not attached (error 49)");
+        assert_eq!(words(Errno::UNATCH), "system error 49");
     }
 
     #[test]

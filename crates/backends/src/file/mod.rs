@@ -5,10 +5,14 @@
 //! when the backend is created, so that an accepted page always finds room. The chain calls it, as
 //! its last backend.
 //!
+//! In a process that must have no threads of ours, whoever calls writes: `maintain`, and a store that
+//! finds no spare batch. Processes of a tree may share one file: see `claims.rs`.
+//!
 //! It keeps nothing beyond the process, evicts nothing, and puts no shared lock across I/O.
 //! Lock order: housekeeping, an entry of the table, `State`, a buffer; each may be skipped. A thread
 //! that waits for a batch to become spare holds none of them.
 
+mod claims;
 mod io;
 mod shared;
 mod slots;
@@ -18,20 +22,23 @@ mod tests;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use frontswap::{
-    Answer, Area, Backend, Bytes, Description, Error, Key, Kind, Loaded, Page, Pages, Reject, Usage,
+    Answer, Area, Backend, Bytes, Description, Error, ForkSide, Key, Kind, Loaded, Page, Pages, Reject, Usage,
 };
-use rustix::process::Pid;
+use rustix::fd::OwnedFd;
 
-use io::{AlignedPage, PageFile, place_error};
+pub use claims::{CLUSTER_BYTES, ClusterClaims};
+
+use claims::{ClaimedSlots, Slots};
+use io::{AlignedPage, Fault, PageFile, place_error};
 use shared::{Location, Shared};
-use slots::SLOTS_MAX;
+use slots::{SLOTS_MAX, SlotMap};
 use staging::{Admission, Position};
-use writer::{WRITERS, write_batches};
+use writer::{WRITERS, await_spare, write_batches, write_queued};
 
 /// The slow swap.
 ///
@@ -51,7 +58,7 @@ pub struct SwapFile {
     shared: Arc<Shared>,
     writers: Vec<JoinHandle<()>>,
     /// Threads do not survive a fork: only this process can join them.
-    creator: Pid,
+    creator: AtomicU32,
 }
 
 impl SwapFile {
@@ -62,11 +69,7 @@ impl SwapFile {
     /// `CapacityInvalid` for less than a page or more than 1 TiB; `SwapFileOpen`, `SwapFileSpace` or
     /// `SwapFileDirect` for a place that cannot hold it. Nothing is left behind.
     pub fn create(directory: &Path, size: Bytes, direct: bool) -> Result<SwapFile, Error> {
-        let name = format!("file:{}", directory.display());
-        let slots = slots_of(&name, size)?;
-        let file = PageFile::create(directory, slots, direct)?;
-        let shared = Arc::new(Shared::new(file, name, slots));
-        let mut swap = SwapFile { shared, writers: Vec::new(), creator: rustix::process::getpid() };
+        let mut swap = SwapFile::create_with(directory, size, direct, true)?;
         for _ in 0..WRITERS {
             let shared = Arc::clone(&swap.shared);
             let thread = std::thread::Builder::new().name("frontswap-file".to_owned());
@@ -78,6 +81,49 @@ impl SwapFile {
         }
         Ok(swap)
     }
+
+    /// Like [`SwapFile::create`], but starts no threads: [`Backend::maintain`] writes one batch whenever
+    /// it is called, and a store writes one itself when none is spare.
+    ///
+    /// # Errors
+    /// Those of [`SwapFile::create`].
+    pub fn create_without_writers(directory: &Path, size: Bytes, direct: bool) -> Result<SwapFile, Error> {
+        SwapFile::create_with(directory, size, direct, false)
+    }
+
+    /// A file that several processes share: somebody has opened it and reserved its space, and `claims`
+    /// says which clusters are for whom. Starts no threads, as [`SwapFile::create_without_writers`].
+    ///
+    /// # Errors
+    /// `CapacityInvalid` for a file without a cluster, or above 1 TiB.
+    pub fn shared(file: OwnedFd, claims: Arc<dyn ClusterClaims>) -> Result<SwapFile, Error> {
+        let name = "file".to_owned();
+        slots_of(&name, Bytes(u64::from(claims.clusters()) * CLUSTER_BYTES))?;
+        let slots = Slots::Shared(ClaimedSlots::new(claims));
+        Ok(SwapFile::new(Shared::new(PageFile::shared(file), name, slots, false)))
+    }
+
+    fn create_with(directory: &Path, size: Bytes, direct: bool, has_writers: bool) -> Result<Self, Error> {
+        let name = format!("file:{}", directory.display());
+        let slots = slots_of(&name, size)?;
+        let file = PageFile::create(directory, slots, direct)?;
+        Ok(SwapFile::new(Shared::new(file, name, Slots::Own(SlotMap::new(slots)), has_writers)))
+    }
+
+    fn new(shared: Shared) -> Self {
+        let creator = AtomicU32::new(std::process::id());
+        SwapFile { shared: Arc::new(shared), writers: Vec::new(), creator }
+    }
+}
+
+/// Opens a file without a name in `directory` and reserves `size` bytes for it: for [`SwapFile::shared`],
+/// in this process and in others.
+///
+/// # Errors
+/// Those of [`SwapFile::create`].
+pub fn create_file(directory: &Path, size: Bytes, direct: bool) -> Result<OwnedFd, Error> {
+    let name = format!("file:{}", directory.display());
+    Ok(PageFile::create(directory, slots_of(&name, size)?, direct)?.into_file())
 }
 
 impl Drop for SwapFile {
@@ -85,7 +131,7 @@ impl Drop for SwapFile {
     /// a fork there are no writers, and a lock may be held for ever by a thread that is not there:
     /// then everything is left as it is.
     fn drop(&mut self) {
-        if rustix::process::getpid() != self.creator {
+        if std::process::id() != *self.creator.get_mut() {
             self.writers.drain(..).for_each(std::mem::forget);
             return;
         }
@@ -94,6 +140,9 @@ impl Drop for SwapFile {
         for writer in self.writers.drain(..) {
             // A writer that panicked has said so already, and has broken the backend.
             let _ = writer.join();
+        }
+        if let Some(claimed) = self.shared.lock_state().slots.shared() {
+            claimed.give_up();
         }
     }
 }
@@ -105,7 +154,13 @@ fn slots_of(name: &str, size: Bytes) -> Result<u32, Error> {
         1..=SLOTS_MAX => return Ok(size.pages().0 as u32),
         _ => format!("a swap file has at most {}", Pages(SLOTS_MAX).bytes()),
     };
-    Err(Error::new(Kind::CapacityInvalid, &[("backend", &name), ("capacity", &size), ("reason", &reason)]))
+    Err(capacity_error(name, size, &reason))
+}
+
+fn capacity_error(name: &str, capacity: Bytes, reason: &str) -> Error {
+    let fields: [(&'static str, &dyn std::fmt::Display); 3] =
+        [("backend", &name), ("capacity", &capacity), ("reason", &reason)];
+    Error::new(Kind::CapacityInvalid, &fields)
 }
 
 impl Backend for SwapFile {
@@ -115,7 +170,8 @@ impl Backend for SwapFile {
     }
 
     /// # Cost
-    /// One copy and one short mutex. Waits for the disk when every batch is queued or being written.
+    /// One copy and one short mutex. Waits for the disk when every batch is queued or being written;
+    /// without writers, that is to write one.
     fn store(&self, key: Key, page: &Page) -> Result<Answer, Error> {
         let shared = &*self.shared;
         loop {
@@ -131,7 +187,7 @@ impl Backend for SwapFile {
             if !shared.areas.contains(key.area) {
                 return Ok(Answer::Rejected(Reject::NoArea));
             }
-            let state = shared.lock_state();
+            let mut state = shared.lock_state();
             match state.admit() {
                 Admission::Room => {
                     shared.stage(state, &mut entry, &page.0);
@@ -142,7 +198,7 @@ impl Backend for SwapFile {
                 Admission::Later => {
                     // A writer may need this entry to finish what is waited for.
                     drop(entry);
-                    drop(shared.space.wait(state).unwrap_or_else(PoisonError::into_inner));
+                    await_spare(shared, state);
                 }
             }
         }
@@ -207,13 +263,18 @@ impl Backend for SwapFile {
     fn usage(&self) -> Usage {
         let shared = &*self.shared;
         let stored = Pages(shared.table.live()).bytes();
-        let capacity = Pages(u64::from(shared.lock_state().capacity)).bytes();
+        let (capacity, claimed) = {
+            let mut state = shared.lock_state();
+            let claimed = state.slots.shared().map(|claimed| Pages(u64::from(claimed.taken())).bytes());
+            (Pages(u64::from(state.capacity)).bytes(), claimed)
+        };
         let excess = Bytes(stored.0.saturating_sub(capacity.0));
         Usage {
             stored_pages: stored.pages(),
             compr_data_size: stored,
             mem_used_total: Bytes(shared.memory_bytes()),
-            disk_used_total: stored,
+            // In a file that is shared, every process counts what is its own.
+            disk_used_total: claimed.unwrap_or(stored),
             mem_limit: capacity,
             pool_limit_hit: shared.counts.pool_limit_hit.load(Ordering::Relaxed),
             pressure: excess,
@@ -232,14 +293,18 @@ impl Backend for SwapFile {
             shared.lower_ceiling();
             return Ok(());
         }
+        if shared.lock_state().slots.own().is_none() {
+            return Err(capacity_error(&shared.name, capacity, "the file belongs to several processes"));
+        }
         let reserved = shared.file.reserve(slots);
         let mut state = shared.lock_state();
+        let map = state.slots.own().expect("a file stays what it is");
         if reserved.is_ok() {
-            state.slots.set_ceiling(slots);
+            map.set_ceiling(slots);
             state.capacity = slots;
             shared.space.notify_all();
         } else {
-            state.slots.mark_tail_stale();
+            map.mark_tail_stale();
         }
         reserved
     }
@@ -261,10 +326,38 @@ impl Backend for SwapFile {
         let shared = &*self.shared;
         let mut hand = shared.housekeeping.lock().unwrap_or_else(PoisonError::into_inner);
         shared.lower_ceiling();
+        let has_written = !shared.has_writers && write_queued(shared);
         let moved = shared.move_tail(&mut hand);
         let has_stale = shared.give_back();
         shared.trim();
-        moved > 0 || has_stale
+        if has_written || moved > 0 || has_stale {
+            return true;
+        }
+        shared.give_back_spare();
+        false
+    }
+
+    /// After it, a file that is shared is used on both sides. Any other is the parent's alone: the child
+    /// stores nothing there, and what it loads may have been overwritten, which its checksum tells.
+    fn forked(&self, side: ForkSide) {
+        if !self.writers.is_empty() {
+            // The child has none of the threads, and perhaps a lock that one of them held.
+            return;
+        }
+        let mut state = self.shared.lock_state();
+        let claimed = state.slots.shared();
+        if side == ForkSide::Parent {
+            claimed.into_iter().for_each(ClaimedSlots::freeze);
+            return;
+        }
+        self.creator.store(std::process::id(), Ordering::Relaxed);
+        if let Some(claimed) = claimed {
+            claimed.leave_to_parent();
+            return;
+        }
+        drop(state);
+        let reason = "the file belongs to the process that forked".to_owned();
+        self.shared.break_down(Fault { reason, errno: None });
     }
 
     fn details(&self) -> Vec<(&'static str, u64)> {

@@ -11,7 +11,9 @@ use frontswap::{Answer, Area, Error, Kind, Reject};
 
 use crate::area_set::AreaSet;
 
+use super::claims::Slots;
 use super::io::{AlignedPage, AlignedPages, Fault, PageFile};
+use super::slots::SlotMap;
 use super::staging::{Admission, BATCH_PAGES, Lowered, Position, State};
 
 /// Batches of 1 MiB: two being written, one being filled, and some between, so that neither the
@@ -42,7 +44,9 @@ pub(super) struct Shared {
     pub work: Condvar,
     /// A batch became spare, slots became free, or the backend broke.
     pub space: Condvar,
-    /// The bytes of each batch. Written only while the batch is open. A writer holds one for reading
+    /// Threads of ours write the batches. Without them, those who call do.
+    pub has_writers: bool,
+    /// The bytes of each batch; without writers, of those that are in use. Written only while the batch is open. A writer holds one for reading
     /// while it writes to the disk; nobody wants to write to it then, so that nobody waits.
     buffers: Vec<RwLock<AlignedPages>>,
     /// Held while the space of the file changes, so that nothing is given back that is in use again.
@@ -111,16 +115,18 @@ impl Location {
 }
 
 impl Shared {
-    pub(super) fn new(file: PageFile, name: String, slots: u32) -> Self {
+    pub(super) fn new(file: PageFile, name: String, slots: Slots, has_writers: bool) -> Self {
+        let pages = if has_writers { BATCH_PAGES } else { 0 };
         Shared {
             file,
             name,
             table: PageTable::default(),
             areas: AreaSet::default(),
             state: Mutex::new(State::new(slots, BATCHES)),
+            has_writers,
             work: Condvar::new(),
             space: Condvar::new(),
-            buffers: (0..BATCHES).map(|_| RwLock::new(AlignedPages::new(BATCH_PAGES))).collect(),
+            buffers: (0..BATCHES).map(|_| RwLock::new(AlignedPages::new(pages))).collect(),
             housekeeping: Mutex::default(),
             coldest: Mutex::default(),
             counts: Counts::default(),
@@ -138,7 +144,7 @@ impl Shared {
 
     /// Every byte of RAM that this backend takes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let buffers = BATCHES as u64 * AlignedPages::bytes(BATCH_PAGES);
+        let buffers: u64 = (0..BATCHES).map(|batch| self.buffer(batch).bytes()).sum();
         buffers + AreaSet::BYTES + self.lock_state().bytes() + self.table.bytes()
     }
 
@@ -163,6 +169,9 @@ impl Shared {
         // Taken before the state is let go: who writes this batch to the disk comes after the copy.
         let mut buffer = self.buffers[position.batch].write().unwrap_or_else(PoisonError::into_inner);
         drop(state);
+        if buffer.bytes() == 0 {
+            *buffer = AlignedPages::new(BATCH_PAGES);
+        }
         buffer.page_mut(position.index).copy_from_slice(bytes);
         drop(buffer);
         entry.set([Location::Staged(position).word()]);
@@ -212,8 +221,9 @@ impl Shared {
     /// `hand` is that of the housekeeping lock, which the caller holds: the ceiling stays.
     pub(super) fn move_tail(&self, hand: &mut Hand) -> usize {
         let ceiling = {
-            let state = self.lock_state();
-            if state.slots.tail() == 0 || !state.can_move() {
+            let mut state = self.lock_state();
+            let tail = state.slots.own().map_or(0, |map| map.tail());
+            if tail == 0 || !state.can_move() {
                 return 0;
             }
             state.slots.ceiling()
@@ -245,9 +255,24 @@ impl Shared {
     /// Gives some of the space above the ceiling back to the disk. True when there is more. The
     /// caller holds the housekeeping lock, so that no slot above the ceiling comes into use.
     pub(super) fn give_back(&self) -> bool {
-        let runs = self.lock_state().slots.take_stale(GIVE_BACK_CLUSTERS_MAX);
+        let take = |map: &mut SlotMap| map.take_stale(GIVE_BACK_CLUSTERS_MAX);
+        let runs = self.lock_state().slots.own().map(take).unwrap_or_default();
         runs.into_iter().for_each(|run| self.file.give_back(run));
-        self.lock_state().slots.has_stale()
+        self.lock_state().slots.own().is_some_and(|map| map.has_stale())
+    }
+
+    /// Gives back what is only needed while there is more to write: clusters of a shared file that are
+    /// empty, and without writers the memory of batches that nobody uses.
+    pub(super) fn give_back_spare(&self) {
+        let mut state = self.lock_state();
+        state.tidy_clusters();
+        if !self.has_writers {
+            // The state is locked until the end, so that none of them comes into use.
+            for batch in state.spare() {
+                let mut buffer = self.buffers[*batch].write().unwrap_or_else(PoisonError::into_inner);
+                *buffer = AlignedPages::new(0);
+            }
+        }
     }
 
     /// Drops leaves of the table without pages, when many pages went since, or all.

@@ -15,7 +15,8 @@ pub(super) const CLUSTER_SLOTS: usize = 256;
 /// The longest file, 1 TiB: a slot's number has 28 bits in the index.
 pub(super) const SLOTS_MAX: u64 = 1 << 28;
 
-const CLUSTER_WORDS: usize = CLUSTER_SLOTS / 64;
+/// Words of one bit for each slot of a cluster.
+pub(super) const CLUSTER_WORDS: usize = CLUSTER_SLOTS / 64;
 
 /// The slots of one file.
 ///
@@ -129,15 +130,7 @@ impl SlotMap {
     }
 
     fn take_in(&mut self, cluster: usize, count: usize, slots: &mut Vec<u32>) {
-        let before = slots.len();
-        let base = cluster * CLUSTER_SLOTS;
-        for (number, word) in self.taken[cluster].iter_mut().enumerate() {
-            while *word != u64::MAX && slots.len() - before < count {
-                let bit = word.trailing_ones();
-                *word |= 1 << bit;
-                slots.push((base + number * 64) as u32 + bit);
-            }
-        }
+        take_bits(&mut self.taken[cluster], cluster * CLUSTER_SLOTS, count, slots);
         self.free[cluster] -= count as u16;
         self.available -= count as u32;
     }
@@ -197,6 +190,18 @@ impl SlotMap {
     pub(super) fn bytes(&self) -> u64 {
         let cluster = size_of::<[u64; CLUSTER_WORDS]>() + size_of::<u16>() + size_of::<bool>();
         (self.taken.capacity() * cluster) as u64
+    }
+}
+
+/// Takes the first `count` free slots of a cluster that begins with slot `base`.
+pub(super) fn take_bits(taken: &mut [u64; CLUSTER_WORDS], base: usize, count: usize, slots: &mut Vec<u32>) {
+    let before = slots.len();
+    for (number, word) in taken.iter_mut().enumerate() {
+        while *word != u64::MAX && slots.len() - before < count {
+            let bit = word.trailing_ones();
+            *word |= 1 << bit;
+            slots.push((base + number * 64) as u32 + bit);
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 
 use frontswap::Key;
 
+use super::claims::Slots;
 use super::io::Fault;
-use super::slots::{CLUSTER_SLOTS, SlotMap};
+use super::slots::CLUSTER_SLOTS;
 
 /// Pages in a batch: what one cluster of the file takes.
 pub(super) const BATCH_PAGES: usize = CLUSTER_SLOTS;
@@ -79,8 +80,10 @@ pub(super) struct Flushed {
 /// `dying` = dead pages of batches that are being written, which have a slot until the write ends;
 /// `held` - `reserved` + `dying` = `taken`; `reserved` <= `slots.available()`;
 /// `capacity` <= `slots.ceiling()`; every batch is in exactly one phase, at most one is open.
+/// The child of a fork begins with less: its parent's slots are among `held` and not among `taken`, and
+/// what it has staged may have no slot for certain. It stays staged until there is one.
 pub(super) struct State {
-    pub slots: SlotMap,
+    pub slots: Slots,
     /// Pages that may be held. Below the ceiling only until [`State::lower_ceiling`] has worked.
     pub capacity: u32,
     pub held: u32,
@@ -96,12 +99,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(capacity: u32, batches: usize) -> Self {
+    pub(super) fn new(slots: Slots, batches: usize) -> Self {
         let batch =
             || Batch { phase: Phase::Spare, keys: Vec::with_capacity(BATCH_PAGES), alive: [0; BATCH_WORDS] };
         State {
-            slots: SlotMap::new(capacity),
-            capacity,
+            capacity: slots.ceiling(),
+            slots,
             held: 0,
             reserved: 0,
             dying: 0,
@@ -115,25 +118,28 @@ impl State {
     }
 
     /// Whether one more page can be staged.
-    pub(super) fn admit(&self) -> Admission {
+    pub(super) fn admit(&mut self) -> Admission {
         if self.broken.is_some() {
-            Admission::Broken
-        } else if self.held >= self.capacity {
-            Admission::Full
-        } else if self.can_stage() {
-            Admission::Room
-        } else {
-            Admission::Later
+            return Admission::Broken;
         }
+        if self.held >= self.capacity {
+            return Admission::Full;
+        }
+        let has_slot = self.slots.ensure(self.reserved + 1);
+        if !has_slot && self.slots.shared().is_some() {
+            // Whatever is freed may go to another process.
+            return Admission::Full;
+        }
+        if has_slot && self.has_batch() { Admission::Room } else { Admission::Later }
     }
 
     /// Whether a page that is held in a slot can be staged, to get another slot.
     pub(super) fn can_move(&self) -> bool {
-        self.broken.is_none() && self.can_stage()
+        self.broken.is_none() && self.reserved < self.slots.available() && self.has_batch()
     }
 
-    fn can_stage(&self) -> bool {
-        self.reserved < self.slots.available() && (self.open.is_some() || !self.spare.is_empty())
+    fn has_batch(&self) -> bool {
+        self.open.is_some() || !self.spare.is_empty()
     }
 
     /// Gives a place to one more page. The caller was admitted under this same lock, copies the page
@@ -185,17 +191,21 @@ impl State {
     }
 
     /// The next batch to write: its number, with its pages in `pages`, in the order of their slots.
-    /// `slots` is working space.
+    /// `slots` is working space. `None` when none is queued, or when there are no slots for one.
     pub(super) fn begin_flush(&mut self, pages: &mut Vec<Flushed>, slots: &mut Vec<u32>) -> Option<usize> {
-        let number = self.queue.pop_front()?;
+        let number = *self.queue.front()?;
         let batch = &mut self.batches[number];
-        batch.phase = Phase::Writing;
         pages.clear();
         for (index, key) in batch.keys.iter().enumerate() {
             if batch.alive[index / 64] >> (index % 64) & 1 != 0 {
                 pages.push(Flushed { index, key: *key, slot: 0 });
             }
         }
+        if !self.slots.ensure(pages.len() as u32) {
+            return None;
+        }
+        batch.phase = Phase::Writing;
+        self.queue.pop_front();
         slots.clear();
         self.slots.take(pages.len(), slots);
         self.reserved -= pages.len() as u32;
@@ -219,14 +229,27 @@ impl State {
     /// Brings the ceiling down to the capacity, as soon as every staged page finds a slot below it.
     /// Until then the open batch is closed, so that it is written.
     pub(super) fn lower_ceiling(&mut self) -> Lowered {
-        if self.slots.ceiling() > self.capacity {
-            if self.slots.available_below(self.capacity) < self.reserved {
+        if let Some(map) = self.slots.own().filter(|map| map.ceiling() > self.capacity) {
+            if map.available_below(self.capacity) < self.reserved {
                 self.close_batch();
                 return Lowered::AfterFlush;
             }
-            self.slots.set_ceiling(self.capacity);
+            map.set_ceiling(self.capacity);
         }
         Lowered::Now
+    }
+
+    /// Uses clusters of a shared file again that no child reads any more, and gives empty ones back.
+    pub(super) fn tidy_clusters(&mut self) {
+        if let Some(claimed) = self.slots.shared() {
+            claimed.thaw();
+            claimed.shed(self.reserved);
+        }
+    }
+
+    /// Batches that nobody uses.
+    pub(super) fn spare(&self) -> &[usize] {
+        &self.spare
     }
 
     /// Alive pages in batches.
@@ -243,7 +266,13 @@ impl State {
     /// Checks the invariants that involve several parts.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let taken = self.slots.ceiling() - self.slots.available() + self.slots.tail();
+        let taken = match &self.slots {
+            Slots::Own(map) => map.ceiling() - map.available() + map.tail(),
+            Slots::Shared(claimed) => {
+                claimed.check();
+                claimed.taken()
+            }
+        };
         assert_eq!(self.held + self.dying, taken + self.reserved);
         assert!(self.reserved <= self.slots.available(), "{} of {}", self.reserved, self.slots.available());
         assert!(self.capacity <= self.slots.ceiling());

@@ -1,12 +1,14 @@
 //! The file backend against a dictionary, under threads, on bad places, and on a disk that fails.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use frontswap::{Offset, PAGE_SIZE};
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -22,7 +24,10 @@ fn disk() -> &'static Path {
 }
 
 fn create(size: u64) -> SwapFile {
-    let swap = SwapFile::create(disk(), Bytes(size), true).unwrap();
+    begun(SwapFile::create(disk(), Bytes(size), true).unwrap())
+}
+
+fn begun(swap: SwapFile) -> SwapFile {
     swap.init(Area(0), Pages(1 << 20)).unwrap();
     swap.init(Area(1), Pages(1 << 20)).unwrap();
     swap
@@ -56,13 +61,17 @@ fn detail(swap: &SwapFile, name: &str) -> u64 {
 
 /// Every page of `model`, and nothing else, is there.
 fn check_all(swap: &SwapFile, model: &HashMap<Key, u64>) {
+    check_pages(swap, model);
+    assert_eq!(swap.usage().disk_used_total, Pages(model.len() as u64).bytes());
+}
+
+fn check_pages(swap: &SwapFile, model: &HashMap<Key, u64>) {
     for (key, version) in model {
         assert_eq!(load(swap, *key), Some(page(*key, *version)), "{key:?}");
     }
     let usage = swap.usage();
     let held = model.len() as u64;
     assert_eq!(usage.stored_pages, Pages(held));
-    assert_eq!(usage.disk_used_total, Pages(held).bytes());
     assert_eq!(usage.excess.0, (held * PAGE_SIZE as u64).saturating_sub(usage.mem_limit.0));
     let state = swap.shared.lock_state();
     state.check();
@@ -99,8 +108,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Applies one step to the backend and to the dictionary, and compares each answer.
-fn apply(swap: &SwapFile, model: &mut HashMap<Key, u64>, capacity: &mut u64, version: u64, step: Step) {
-    match step {
+fn apply(swap: &SwapFile, model: &mut HashMap<Key, u64>, capacity: &mut u64, version: u64, step: &Step) {
+    match *step {
         Step::Store { area, from, pages, every } => {
             for offset in (from..from + pages).step_by(every) {
                 let key = Key::new(area, offset);
@@ -144,7 +153,7 @@ proptest! {
         let swap = create(Pages(size).bytes().0);
         let (mut model, mut capacity) = (HashMap::new(), size);
         for (version, step) in steps.into_iter().enumerate() {
-            apply(&swap, &mut model, &mut capacity, version as u64, step);
+            apply(&swap, &mut model, &mut capacity, version as u64, &step);
             swap.shared.lock_state().check();
         }
         check_all(&swap, &model);
@@ -152,6 +161,93 @@ proptest! {
         wait_until("the file is short", || { swap.maintain(); !has_long_tail(&swap, model.len() as u64) });
         check_all(&swap, &model);
     }
+
+    #[test]
+    fn a_swap_file_without_threads_is_a_dictionary(size in 300u64..800, steps in steps()) {
+        let swap = SwapFile::create_without_writers(disk(), Pages(size).bytes(), true).unwrap();
+        let (swap, mut model, mut capacity) = (begun(swap), HashMap::new(), size);
+        for (version, step) in steps.iter().enumerate() {
+            apply(&swap, &mut model, &mut capacity, version as u64, step);
+            swap.shared.lock_state().check();
+        }
+        check_all(&swap, &model);
+        while swap.maintain() {}
+        prop_assert!(!has_long_tail(&swap, model.len() as u64));
+        check_all(&swap, &model);
+    }
+
+    #[test]
+    fn a_shared_swap_file_is_a_dictionary(clusters in 2u32..5, steps in steps(), heirs: u64) {
+        let claims = Arc::new(OneHolder::new(clusters));
+        let swap = begun(SwapFile::shared(tempfile(u64::from(clusters)), claims.clone()).unwrap());
+        let (mut model, most) = (HashMap::new(), u64::from(clusters) * BATCH_PAGES as u64);
+        let mut capacity = most;
+        for (version, step) in steps.iter().enumerate() {
+            // While nothing is withheld for heirs, all clusters are as good as a file of our own.
+            let has_heirs = heirs >> (version % 64) & 1 != 0 && matches!(step, Step::Invalidate { .. });
+            if has_heirs {
+                claims.has_heirs.store(true, Ordering::Relaxed);
+                swap.forked(ForkSide::Parent);
+            }
+            match step {
+                Step::Capacity(pages) if *pages > most => {
+                    let error = swap.set_capacity(Pages(*pages).bytes()).unwrap_err();
+                    prop_assert_eq!(error.kind(), Kind::CapacityInvalid);
+                }
+                step => apply(&swap, &mut model, &mut capacity, version as u64, step),
+            }
+            claims.has_heirs.store(false, Ordering::Relaxed);
+            swap.shared.lock_state().check();
+        }
+        check_pages(&swap, &model);
+        while swap.maintain() {}
+        check_pages(&swap, &model);
+        swap.invalidate_area(Area(0));
+        swap.invalidate_area(Area(1));
+        while swap.maintain() {}
+        prop_assert!(claims.taken.lock().unwrap().is_empty());
+    }
+}
+
+/// A process that shares a file with others that want none of it.
+struct OneHolder {
+    clusters: u32,
+    taken: Mutex<BTreeSet<u32>>,
+    has_heirs: std::sync::atomic::AtomicBool,
+}
+
+impl OneHolder {
+    fn new(clusters: u32) -> Self {
+        OneHolder { clusters, taken: Mutex::default(), has_heirs: false.into() }
+    }
+}
+
+impl ClusterClaims for OneHolder {
+    fn clusters(&self) -> u32 {
+        self.clusters
+    }
+
+    fn claim(&self) -> Option<u32> {
+        let mut taken = self.taken.lock().unwrap();
+        let free = (0..self.clusters).rev().find(|cluster| !taken.contains(cluster))?;
+        taken.insert(free);
+        Some(free)
+    }
+
+    fn release(&self, cluster: u32) {
+        assert!(self.taken.lock().unwrap().remove(&cluster), "cluster {cluster} was not claimed");
+    }
+
+    fn has_heirs(&self) -> bool {
+        self.has_heirs.load(Ordering::Relaxed)
+    }
+}
+
+fn tempfile(clusters: u64) -> OwnedFd {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::DIRECT;
+    let file = rustix::fs::open(disk(), flags, Mode::RUSR | Mode::WUSR).unwrap();
+    rustix::fs::ftruncate(&file, clusters * CLUSTER_BYTES).unwrap();
+    file
 }
 
 /// The file takes more of the disk than its capacity, or than its pages when these are more. A file
@@ -586,7 +682,7 @@ fn dropping_in_the_child_of_a_fork_waits_for_nobody() {
     let shared = Arc::clone(&swap.shared);
     // As in a child: another process made it, and a thread that is not there holds the lock.
     let state = shared.lock_state();
-    swap.creator = Pid::INIT;
+    swap.creator = AtomicU32::new(1);
     drop(swap);
     drop(state);
     shared.lock_state().is_stopping = true;

@@ -1,25 +1,26 @@
-//! The writer threads: they take full batches, write them to the disk, and make the entries of their
-//! pages name slots. They hold no lock that anybody waits for while the disk works.
+//! Who writes: full batches are taken, written to the disk, and the entries of their pages then name
+//! slots. That is the work of two threads, or, without them, of whoever calls. No lock that anybody waits
+//! for is held while the disk works.
 
 use std::io::IoSlice;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::io::Fault;
 use super::shared::{Location, Shared};
-use super::staging::{BATCH_PAGES, Flushed, Position};
+use super::staging::{BATCH_PAGES, Flushed, Position, State};
 
 /// Writes in flight. With one the disk idles between two writes and takes a third less; three are no
 /// faster than two.
 pub(super) const WRITERS: usize = 2;
 
-/// Breaks the backend when a writer panics, so that nobody waits for it.
+/// Breaks the backend when a thread that writes panics, so that nobody waits for it.
 struct BreakOnPanic<'a>(&'a Shared);
 
 impl Drop for BreakOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.break_down(Fault { reason: "a writer thread panicked".to_owned(), errno: None });
+            self.0.break_down(Fault { reason: "a thread that writes panicked".to_owned(), errno: None });
         }
     }
 }
@@ -30,12 +31,52 @@ pub(super) fn write_batches(shared: &Shared) {
     let mut pages = Vec::with_capacity(BATCH_PAGES);
     let mut slots = Vec::with_capacity(BATCH_PAGES);
     while let Some(batch) = next_batch(shared, &mut pages, &mut slots) {
-        if let Err(fault) = write_batch(shared, batch, &pages) {
-            let reason = format!("cannot write to the swap file: {}", fault.reason);
-            return shared.break_down(Fault { reason, ..fault });
+        if !finish_batch(shared, batch, &mut pages) {
+            return;
         }
-        settle(shared, batch, &mut pages);
     }
+}
+
+/// For the owner of a file without writers: writes one batch, if one is queued and there are slots for
+/// it. True when one was written.
+pub(super) fn write_queued(shared: &Shared) -> bool {
+    let mut state = shared.lock_state();
+    if state.broken.is_some() {
+        return false;
+    }
+    let (mut pages, mut slots) = (Vec::new(), Vec::new());
+    let Some(batch) = state.begin_flush(&mut pages, &mut slots) else { return false };
+    drop(state);
+    let _guard = BreakOnPanic(shared);
+    finish_batch(shared, batch, &mut pages)
+}
+
+/// For a store that finds no spare batch, and holds no entry: waits for a writer, or writes one itself
+/// where there are none.
+pub(super) fn await_spare(shared: &Shared, mut state: MutexGuard<'_, State>) {
+    if !shared.has_writers {
+        let (mut pages, mut slots) = (Vec::new(), Vec::new());
+        if let Some(batch) = state.begin_flush(&mut pages, &mut slots) {
+            drop(state);
+            let _guard = BreakOnPanic(shared);
+            finish_batch(shared, batch, &mut pages);
+            return;
+        }
+        // The store was to come later, not refused: so other threads are writing all that was queued.
+    }
+    drop(shared.space.wait(state).unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Writes a batch whose flush has begun, and ends the flush. False when the write failed: the backend is
+/// broken then.
+fn finish_batch(shared: &Shared, batch: usize, pages: &mut Vec<Flushed>) -> bool {
+    if let Err(fault) = write_batch(shared, batch, pages) {
+        let reason = format!("cannot write to the swap file: {}", fault.reason);
+        shared.break_down(Fault { reason, ..fault });
+        return false;
+    }
+    settle(shared, batch, pages);
+    true
 }
 
 /// Waits for a batch, or for the end.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 pub mod moody;
+pub mod sharing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,6 +87,7 @@ pub fn zpool(capacity: u64) -> Arc<Zpool> {
         codec: CodecChoice::Auto,
         level: 1,
         incompressible: Incompressible::Keep,
+        inherit: false,
     };
     Arc::new(Zpool::new(options).expect("address space for a pool"))
 }
@@ -97,6 +99,12 @@ pub fn ram(capacity: u64) -> Arc<Ram> {
 /// A swap file without a name in the system's temporary directory: nothing is left of it.
 pub fn file(capacity: u64) -> Arc<SwapFile> {
     Arc::new(SwapFile::create(&std::env::temp_dir(), Bytes(capacity), false).expect("a swap file"))
+}
+
+/// The same, without threads of its own.
+pub fn quiet_file(capacity: u64) -> Arc<SwapFile> {
+    let file = SwapFile::create_without_writers(&std::env::temp_dir(), Bytes(capacity), false);
+    Arc::new(file.expect("a swap file"))
 }
 
 pub fn faulty(inner: Arc<dyn frontswap::Backend>, faults: Faults) -> Arc<FaultInject> {
@@ -117,6 +125,11 @@ pub fn chain(members: &[&Arc<Member>], options: ChainOptions, pages: u64) -> Arc
 
 pub fn writethrough() -> ChainOptions {
     ChainOptions { writethrough: true, ..ChainOptions::default() }
+}
+
+/// A chain whose owner keeps house.
+pub fn without_worker() -> ChainOptions {
+    ChainOptions { own_worker: false, ..ChainOptions::default() }
 }
 
 /// Loads a page that must be held, and compares it.

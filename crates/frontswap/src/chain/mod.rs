@@ -14,11 +14,11 @@ mod roster;
 mod shrink;
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::backend::Reject;
+use crate::backend::{ForkSide, Reject};
 use crate::budget::IoBudget;
 use crate::counters::{Counters, Counts};
 use crate::error::{Error, Kind};
@@ -40,7 +40,7 @@ const AREA_RECORD_BYTES: usize = 32;
 pub const CHAIN_BACKENDS_MAX: usize = 16;
 
 /// How a chain behaves; fixed when it is made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ChainOptions {
     /// Every accepted page is also written to the slow swap (rule F6).
     pub writethrough: bool,
@@ -49,6 +49,21 @@ pub struct ChainOptions {
     pub demote_bytes_per_s: Option<Bytes>,
     /// Limit of promotion, in bytes of pages per second.
     pub promote_bytes_per_s: Option<Bytes>,
+    /// The chain starts a thread that keeps house. Without it the owner calls
+    /// [`crate::Housekeeping::maintain`] again and again, and [`crate::Housekeeping::tidy`] at rest.
+    pub own_worker: bool,
+}
+
+impl Default for ChainOptions {
+    /// No writethrough, no limits, and a worker.
+    fn default() -> Self {
+        ChainOptions {
+            writethrough: false,
+            demote_bytes_per_s: None,
+            promote_bytes_per_s: None,
+            own_worker: true,
+        }
+    }
 }
 
 /// The answer of a chain to a store.
@@ -60,6 +75,28 @@ pub enum Stored {
     SameFilled,
     /// Nobody took it; the front end keeps it (rule F4).
     Rejected(Reject),
+}
+
+/// The answer of a chain to a store of a page that it may hold as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// The page that is held has these very bytes: nothing was done.
+    Unchanged,
+    /// It was stored like any other.
+    Stored(Stored),
+}
+
+/// Where a page is, as far as the time that a load takes depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Nowhere: a load finds nothing.
+    Missing,
+    /// In the map itself.
+    SameFilled,
+    /// In a backend in RAM.
+    Fast,
+    /// In the slow swap, or in the hands of another thread, which may be waiting for it.
+    Slow,
 }
 
 /// An ordered list of backends, and the map of the pages in them.
@@ -79,7 +116,8 @@ pub struct Chain {
     shrinks: AtomicU64,
     worker: Worker,
     is_open: AtomicBool,
-    process: u32,
+    /// The process that may close it.
+    process: AtomicU32,
     /// The state of every area that was invalidated: of any length, and closed.
     closed_area: Arc<AreaState>,
 }
@@ -113,7 +151,7 @@ impl Chain {
             shrinks: AtomicU64::new(0),
             worker: Worker::default(),
             is_open: AtomicBool::new(true),
-            process: std::process::id(),
+            process: AtomicU32::new(std::process::id()),
             closed_area: AreaState::new(AREA_PAGES_MAX, false),
         });
         // From the back, so that every backend goes in before the slow swap.
@@ -123,8 +161,10 @@ impl Chain {
         if chain.options.writethrough && chain.roster.current().slow().is_none() {
             return Err(Error::new(Kind::WritethroughNeedsSlow, &[]));
         }
-        let house = Arc::downgrade(&chain);
-        chain.worker.start(house)?;
+        if chain.options.own_worker {
+            let house = Arc::downgrade(&chain);
+            chain.worker.start(house)?;
+        }
         Ok(chain)
     }
 
@@ -297,10 +337,12 @@ impl Chain {
 
     /// Stops the worker and releases the backends. Pages that are held are forgotten with them.
     ///
-    /// In a child of fork it does nothing: the worker is not there, and a lock may be held for ever by
-    /// a thread that is not there either.
+    /// In a child of fork that was not told so ([`Chain::forked`]) it does nothing: a lock may be held for
+    /// ever by a thread that is not there, and the worker is not there either.
     pub fn close(&self) {
-        if self.process != std::process::id() || !self.is_open.swap(false, Ordering::AcqRel) {
+        if self.process.load(Ordering::Relaxed) != std::process::id()
+            || !self.is_open.swap(false, Ordering::AcqRel)
+        {
             return;
         }
         self.worker.stop();
@@ -317,6 +359,23 @@ impl Chain {
         }
     }
 
+    /// Goes on after a fork, in the parent and in the child, each with a chain of its own from there on.
+    /// No thread may have been inside a call of this chain or of its backends when the process forked, and
+    /// none may be now. For the child, the backends in RAM were made to be inherited, and a swap file is
+    /// one that processes share.
+    ///
+    /// # Panics
+    /// In the child of a chain with a worker, which did not survive the fork.
+    pub fn forked(&self, side: ForkSide) {
+        if side == ForkSide::Child {
+            assert!(!self.options.own_worker, "a worker does not survive a fork");
+            self.process.store(std::process::id(), Ordering::Relaxed);
+        }
+        for seated in &self.roster.current().members {
+            seated.member.backend().forked(side);
+        }
+    }
+
     /// Waits for the calls that began with an old snapshot: they may still offer a page to a backend
     /// that is in it, and that backend may go to another chain next.
     fn wait_for_calls(snapshots: &[Arc<Roster>]) {
@@ -329,7 +388,7 @@ impl Chain {
         fence(Ordering::Acquire);
     }
 
-    /// Lets the worker look at once.
+    /// Lets the worker look at once. Does nothing when there is none.
     pub fn kick(&self) {
         self.worker.kick();
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::roster::{AreaState, Roster};
-use super::{Chain, Stored};
+use super::{Chain, Refreshed, Stored, Whereabouts};
 use crate::backend::{Answer, Loaded, Reject};
 use crate::counters::Event;
 use crate::error::{Error, Kind};
@@ -20,6 +20,30 @@ pub(super) type MapEntry<'a> = Entry<'a, RECORD_WORDS>;
 /// A store that finds a fast backend full makes room this often before the page goes further down.
 const MAKE_ROOM_ROUNDS_MAX: u32 = 8;
 
+/// The bytes of a page, as the map tells them from others.
+#[derive(Clone, Copy)]
+enum Content {
+    /// One repeated word.
+    Word(u64),
+    /// Any other.
+    Bytes(Checksum),
+}
+
+impl Content {
+    fn of(page: &Page) -> Self {
+        page.same_filled().map_or_else(|| Content::Bytes(page.checksum()), Content::Word)
+    }
+
+    /// Whether `record` is of a page with these bytes.
+    fn is_held(self, record: &Record) -> bool {
+        match (self, record.place) {
+            (Content::Word(word), Place::SameFilled) => record.word() == word,
+            (Content::Bytes(checksum), Place::In(_) | Place::InBoth(_)) => record.checksum() == checksum,
+            _ => false,
+        }
+    }
+}
+
 impl Chain {
     /// Offers a page to the backends in order, until one accepts (rule F1).
     ///
@@ -27,15 +51,43 @@ impl Chain {
     /// The area is not initialised, or the offset is past its end. A backend that fails is taken out
     /// of storing and the next is asked: that is no error here.
     pub fn store(&self, key: Key, page: &Page) -> Result<Stored, Error> {
+        match self.offer_anew(key, page, false)? {
+            Refreshed::Stored(stored) => Ok(stored),
+            Refreshed::Unchanged => unreachable!("nobody asked whether it is"),
+        }
+    }
+
+    /// Like [`Chain::store`], but a page that is held with these very bytes stays as it is: for an owner
+    /// that keeps the copy of a page that it has loaded, and does not know whether it was written to.
+    ///
+    /// # Errors
+    /// Those of [`Chain::store`].
+    ///
+    /// # Cost
+    /// One checksum; nothing else when the page is unchanged.
+    pub fn store_changed(&self, key: Key, page: &Page) -> Result<Refreshed, Error> {
+        self.offer_anew(key, page, true)
+    }
+
+    fn offer_anew(&self, key: Key, page: &Page, keeps_same: bool) -> Result<Refreshed, Error> {
         let before = self.roster.read(key);
         before.area(key).map_err(|error| self.or_closed(error, "store a page"))?;
         if before.members.is_empty() && self.map.is_empty() {
-            return Ok(self.reject(before.area(key)?, key, Reject::NoBackend));
+            return Ok(Refreshed::Stored(self.reject(before.area(key)?, key, Reject::NoBackend)));
         }
+        let content = Content::of(page);
         let mut entry = self.map.lock(key);
         let roster = self.roster.fresh(before, key);
         let area = roster.area(key)?;
-        let (record, stored) = self.place(&roster, area, &entry, page);
+        let held = Record::from_words(entry.get());
+        if keeps_same && area.is_open.load(Ordering::Acquire) && content.is_held(&held) {
+            // A `shrink` that has handed it to the front end must not forget it: it was given back.
+            entry.set_first(Record { ticket: 0, ..held }.to_words()[0]);
+            self.counters.count(key, Event::Kept);
+            area.counters.count(key, Event::Kept);
+            return Ok(Refreshed::Unchanged);
+        }
+        let (record, stored) = self.place(&roster, area, &entry, page, content);
         self.write(&roster, area, &mut entry, record);
         for counters in [&self.counters, &area.counters] {
             match stored {
@@ -48,7 +100,19 @@ impl Chain {
             // Rule B11: a rejected page leaves no empty leaf behind.
             self.map.trim_when_sparse();
         }
-        Ok(stored)
+        Ok(Refreshed::Stored(stored))
+    }
+
+    /// Where a page is, and so whether a load may have to wait for a disk. Waits for nobody itself, and
+    /// counts nothing.
+    pub fn whereabouts(&self, key: Key) -> Whereabouts {
+        let Some(first) = self.map.peek(key) else { return Whereabouts::Slow };
+        match Record::place_of(first) {
+            Place::Vacant => Whereabouts::Missing,
+            Place::SameFilled => Whereabouts::SameFilled,
+            Place::In(seat) if self.roster.read(key).slow_seat() == Some(seat) => Whereabouts::Slow,
+            Place::In(_) | Place::InBoth(_) => Whereabouts::Fast,
+        }
     }
 
     /// Finds a place for a page: what the map will say of it, and the answer.
@@ -61,6 +125,7 @@ impl Chain {
         area: &AreaState,
         entry: &MapEntry<'_>,
         page: &Page,
+        content: Content,
     ) -> (Record, Stored) {
         let refused = match roster.members.first() {
             None => Some(Reject::NoBackend),
@@ -71,13 +136,16 @@ impl Chain {
             self.take_out(roster, entry, None);
             return (Record::VACANT, Stored::Rejected(reason));
         }
-        if let Some(word) = page.same_filled() {
-            self.take_out(roster, entry, None);
-            return (Record::same_filled(word), Stored::SameFilled);
-        }
+        let checksum = match content {
+            Content::Bytes(checksum) => checksum,
+            Content::Word(word) => {
+                self.take_out(roster, entry, None);
+                return (Record::same_filled(word), Stored::SameFilled);
+            }
+        };
         self.take_out(roster, entry, roster.members.first().map(|first| first.seat));
         match self.offer(roster, entry.key(), page) {
-            Ok((seat, place)) => (Record::held(place, page.checksum()), Stored::In(seat)),
+            Ok((seat, place)) => (Record::held(place, checksum), Stored::In(seat)),
             Err(reason) => (Record::VACANT, Stored::Rejected(reason)),
         }
     }
