@@ -18,23 +18,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 NATIVE := python/frontswap/_frontswap.abi3.so
+PRELOAD := python/frontswap/_preload.so
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 SHELF := examples/frontswap-shelf
 SHELF_SOURCES := $(SHELF)/pyproject.toml $(shell find $(SHELF)/src -name '*.py')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test lint test-rust loom fuzz-brief test-python tidy fuzz bench format docs needs clean
+.PHONY: help demo build test lint test-rust loom fuzz-brief test-python tidy test-programs-quick test-programs fuzz bench format docs needs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build ## send real memory and real files through a chain that shrinks, and compare every byte
-	frontswap check
+demo: build ## a program in a memory cgroup of a third of what it needs: killed without us, ends well under run
+	$(BIN)/python tests/programs/demo.py
 
-build: $(NATIVE) ## build the package into .venv
+build: $(NATIVE) $(PRELOAD) ## build the package into .venv
 
-test: lint test-rust loom fuzz-brief test-python tidy ## everything that CI runs
+test: lint test-rust loom fuzz-brief test-python tidy test-programs-quick ## everything that CI runs
 
 lint: needs $(VENV)/.tools $(NATIVE) $(VENV)/.shelf ## formatting, clippy, ruff and mypy
 	cargo fmt --all --check
@@ -57,6 +58,14 @@ test-python: $(VENV)/.tools $(NATIVE) $(VENV)/.shelf ## the tests of the Python 
 
 tidy: $(VENV)/.tools $(NATIVE) $(VENV)/.shelf ## the rules of the house: who may use whom, lengths, links, commands and examples
 	pytest tests/tidy
+
+test-programs-quick: $(VENV)/.tools $(NATIVE) ## real programs within a quarter of their memory: the quick half
+	tools/needs programs-quick
+	pytest tests/programs -m "not full"
+
+test-programs: $(VENV)/.programs $(NATIVE) ## real programs within a quarter of their memory: all of them
+	tools/needs programs
+	pytest tests/programs
 
 fuzz-brief: needs ## what fuzzing found before, then each fuzz target for some seconds
 	tools/fuzz $(FUZZ_BRIEF_SECONDS)
@@ -81,7 +90,7 @@ needs: ## say what this machine lacks, and the command that installs it
 clean: ## remove everything that was made
 	rm -rf $(TARGET) $(VENV) fuzz/target fuzz/corpus fuzz/artifacts build dist tests/loom/target
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f python/frontswap/_frontswap*.so
+	rm -f python/frontswap/_frontswap*.so python/frontswap/_preload.so
 	find python tests examples benchmarks tools -name __pycache__ -exec rm -rf {} +
 	rm -rf $(SHELF)/build $(SHELF)/src/*.egg-info
 
@@ -93,13 +102,24 @@ $(VENV)/.created: pyproject.toml
 	touch $@
 
 # The package, as a release build; its Python files are used where they are.
-$(NATIVE): $(VENV)/.created $(RUST_SOURCES)
+$(NATIVE): $(VENV)/.created $(RUST_SOURCES) $(PRELOAD)
 	maturin develop --release --locked
+	touch $@
+
+# What `frontswap run` loads into a program: a file of the package, beside the native module.
+$(PRELOAD): $(VENV)/.created $(RUST_SOURCES)
+	cargo build --release --locked --package frontswap-preload
+	cp $(TARGET)/release/libfrontswap_preload.so $@
 	touch $@
 
 # What tests and linters need.
 $(VENV)/.tools: $(VENV)/.created
 	$(BIN)/python tools/requirements testing dev | $(BIN)/pip install --quiet --requirement /dev/stdin
+	touch $@
+
+# What the real programs need beyond that.
+$(VENV)/.programs: $(VENV)/.tools
+	$(BIN)/python tools/requirements programs | $(BIN)/pip install --quiet --requirement /dev/stdin
 	touch $@
 
 # The example of a backend from another package, installed as a stranger's would be.

@@ -6,7 +6,7 @@
     ...     bool(fs.store(0, 17, b"a page has 4096 bytes, this one too".ljust(4096)))
     True
 
-`Frontswap` is the chain, `Backend` the contract of what stands in it, `frontswap.errors` every error,
+`Space` is memory for arrays that are larger than RAM. `Frontswap` is the chain, `Backend` the contract of what stands in it, `frontswap.errors` every error,
 `frontswap.testing` the tests that prove a backend of your own.
 """
 
@@ -22,6 +22,7 @@ from frontswap.backends import (
 )
 from frontswap.errors import FrontswapError
 from frontswap.frontswap import Frontswap
+from frontswap.space import Space
 from frontswap.units import format_size, parse_size
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Frontswap",
     "FrontswapError",
     "PlainRam",
+    "Space",
     "SwapFile",
     "__version__",
     "format_size",

@@ -18,7 +18,7 @@ from frontswap import _frontswap
 from frontswap._frontswap import Answer
 from frontswap.errors import BackendInUseError, ClosedError, ForkedError
 from frontswap.options import Options
-from frontswap.units import format_size, machine_memory, parse_size
+from frontswap.units import both_readings, machine_memory, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -630,7 +630,7 @@ def check_ram_capacity(backend: str, capacity: int | str) -> int:
     size = check_capacity(backend, capacity)
     memory = machine_memory()
     if size > memory:
-        reason = f"{_both_readings(size)} is more than this machine has, {_both_readings(memory)}"
+        reason = f"{both_readings(size)} is more than this machine has, {both_readings(memory)}"
         raise _frontswap.make_error("capacity-invalid", backend=backend, capacity=capacity, reason=reason)
     return size
 
@@ -679,10 +679,6 @@ def _utf8(place: str) -> str:
     except UnicodeEncodeError:
         raise _frontswap.make_error("swap-file-open", place=ascii(place), reason="its name is not UTF-8") from None
     return place
-
-
-def _both_readings(size_bytes: int) -> str:
-    return f"{format_size(size_bytes)} ({size_bytes} bytes)"
 
 
 def _zstd_level(reader: Options) -> int:

@@ -9,12 +9,11 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontswap import _frontswap, plugins
+from frontswap import _frontswap
 from frontswap.errors import ClosedError, FrontswapError, reason_of
 from frontswap.frontswap import PROMOTE_LIMIT, Frontswap
 from frontswap.options import Options, Value, with_hint
@@ -56,6 +55,8 @@ class BackendSpec:
             >>> BackendSpec("ram", "", {"capacity": "1MiB"}).build().name
             'ram'
         """
+        from frontswap import plugins
+
         cls = plugins.load(self.kind)
         try:
             return cls.from_spec(self.place, self.options)
@@ -166,6 +167,38 @@ def read_config(path: str | os.PathLike[str]) -> ChainConfig:
         ...     read_config(path).backends[0].kind
         'ram'
     """
+    tables, document = read_toml(path)
+    options = Options(str(Path(path)), document)
+    config = ChainConfig(
+        backends=tables,
+        writethrough=options.flag("writethrough", default=False),
+        exclusive_loads=options.flag("exclusive_loads", default=False),
+        demote_limit=options.rate("demote_limit", None),
+        promote_limit=options.rate("promote_limit", PROMOTE_LIMIT),
+    )
+    options.finish()
+    return config
+
+
+def read_toml(path: str | os.PathLike[str]) -> tuple[tuple[BackendSpec, ...], dict[str, Any]]:
+    r"""Read a TOML file: the backends in it, and all its other settings.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigInvalidError: It cannot be read, is not TOML, or has another shape.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "run.toml")
+        ...     size = path.write_text('ram = "1GiB"\n[[backend]]\nkind = "zpool"\n')
+        ...     read_toml(path)
+        ((BackendSpec(kind='zpool', place='', options={}),), {'ram': '1GiB'})
+    """
+    import tomllib
+
     path = Path(path)
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -176,16 +209,7 @@ def read_config(path: str | os.PathLike[str]) -> ChainConfig:
     tables = document.pop("backend", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise _invalid(path, "`backend` is not a list of tables", "write each backend under `[[backend]]`")
-    options = Options(str(path), document)
-    config = ChainConfig(
-        backends=tuple(_read_backend(path, number, table) for number, table in enumerate(tables, start=1)),
-        writethrough=options.flag("writethrough", default=False),
-        exclusive_loads=options.flag("exclusive_loads", default=False),
-        demote_limit=options.rate("demote_limit", None),
-        promote_limit=options.rate("promote_limit", PROMOTE_LIMIT),
-    )
-    options.finish()
-    return config
+    return tuple(_read_backend(path, number, table) for number, table in enumerate(tables, start=1)), document
 
 
 def _read_backend(path: Path, number: int, table: dict[str, Any]) -> BackendSpec:

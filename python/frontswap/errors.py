@@ -319,6 +319,120 @@ class BackendFailedError(FrontswapError, RuntimeError):
     code = "backend-failed"
 
 
+class PagerPermissionError(FrontswapError, OSError):
+    """A userfaultfd that this user may not open."""
+
+    code = "pager-permission"
+
+
+class PagerUnsupportedError(FrontswapError, OSError):
+    """A kernel that cannot do what the pager needs, or a filter that blocks it."""
+
+    code = "pager-unsupported"
+
+
+class PagerFailedError(FrontswapError, OSError):
+    """A pager that the system does not let work."""
+
+    code = "pager-failed"
+
+
+class PinTooLargeError(FrontswapError, MemoryError):
+    """More memory to hold in RAM than may be held."""
+
+    code = "pin-too-large"
+
+
+class SpaceInUseError(FrontswapError, RuntimeError):
+    """A space that should be closed while arrays of it are alive; nothing changed."""
+
+    code = "space-in-use"
+
+
+class SpaceForeignError(FrontswapError, ValueError):
+    """Memory of another space than the one that was asked to pin it."""
+
+    code = "space-foreign"
+
+
+class BufferEvictedError(FrontswapError, OSError):
+    """A system call on memory of a space of which some was not in RAM."""
+
+    code = "buffer-evicted"
+
+
+class NumpyUnfitError(FrontswapError, ImportError):
+    """NumPy is not installed, or too old."""
+
+    code = "numpy-unfit"
+
+
+class RamLimitInvalidError(FrontswapError, ValueError):
+    """An amount of RAM that no program can be run in."""
+
+    code = "ram-limit-invalid"
+
+
+class BackendUnfitError(FrontswapError, ValueError):
+    """A backend that cannot serve a whole program."""
+
+    code = "backend-unfit"
+
+
+class ProgramNotFoundError(FrontswapError, OSError):
+    """A program that does not exist."""
+
+    code = "program-not-found"
+
+
+class ProgramNotExecutableError(FrontswapError, OSError):
+    """A file that is there and is no program that can be started."""
+
+    code = "program-not-executable"
+
+
+class ProgramUnmanageableError(FrontswapError, RuntimeError):
+    """A program into which nothing can be loaded, so that its memory cannot be managed."""
+
+    code = "program-unmanageable"
+
+
+class RunNestedError(FrontswapError, RuntimeError):
+    """A `frontswap run` inside another."""
+
+    code = "run-nested"
+
+
+class UserfaultfdDeniedError(FrontswapError, OSError):
+    """No permission for what managing a whole program needs."""
+
+    code = "userfaultfd-denied"
+
+
+class KernelUnfitError(FrontswapError, RuntimeError):
+    """A kernel that lacks what managing a whole program needs."""
+
+    code = "kernel-unfit"
+
+
+class PreloadUnfitError(FrontswapError, RuntimeError):
+    """The part of frontswap that is loaded into programs is missing or cannot be loaded."""
+
+    code = "preload-unfit"
+
+
+class StatsFileError(FrontswapError, OSError):
+    """A file that the figures of a run cannot be written to."""
+
+    code = "stats-file"
+
+
+class ProcessNotManagedError(FrontswapError, LookupError):
+    """A process that is not there, not ours, or not under `frontswap run`."""
+
+    code = "process-not-managed"
+
+
 class InternalError(FrontswapError, RuntimeError):
     """A bug in frontswap."""
 

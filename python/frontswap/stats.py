@@ -1,4 +1,4 @@
-"""Readings of the counters: of a chain, of one of its areas, of one backend.
+"""Readings of the counters: of a chain, of one of its areas, of one backend, of a space.
 
 The names are the kernel's wherever it has one (`Documentation/vm/frontswap.rst`, `mm/zswap.c`, zram's
 `mm_stat`); sizes under those names are in bytes. A reading is a plain value and does not change afterwards.
@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
+from frontswap.units import format_size
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMA = "frontswap.stats/1"
+
+SPACE_SCHEMA = "frontswap.space/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,3 +171,109 @@ class ChainStats(PoolStats):
     map_bytes: int = 0
     areas: dict[int, AreaStats] = field(default_factory=dict)
     backends: tuple[BackendStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceStats:
+    """What a space holds and what it cost; `print` shows it in words.
+
+    Attributes:
+        arrays: Arrays and buffers that are alive.
+        managed_bytes: Their bytes, whole pages.
+        ram_limit_bytes: Most RAM that the space takes.
+        ram_used_bytes: RAM that it takes now: pages in use, compressed pages, tables.
+        ram_peak_bytes: The most that it took.
+        resident_bytes: Of the RAM, pages in use.
+        stored_pages: Pages that are held in the chain now, those whose copy is kept while they are in use included.
+        orig_data_size: Bytes of those pages, as their owner sees them.
+        mem_used_total: RAM that the chain takes for them.
+        disk_used_total: Bytes of disk that they take.
+        succ_stores: Pages that the chain took.
+        failed_stores: Pages that nobody took, so that they stayed in use.
+        kept_pages: Pages that left and whose copy in the chain was still right, so that nothing was stored.
+        evicted_pages: Pages that left.
+        faults: Times that a thread touched a page that was out.
+        refaults: Of these, pages that had left before; the others were new.
+        zero_faults: Pages of zeroes that were mapped.
+        loads: Pages that were brought from the chain, those ahead of need included.
+        throttled: Faults that had to wait for room.
+        over_limit: Faults that were answered although there was no room.
+        page_errors: Pages that could not be given back.
+        fault_ns_p50: Nanoseconds that a fault took, the median.
+        fault_ns_p99: The same for the slowest hundredth.
+        fault_ns_total: Nanoseconds that all of them took.
+
+    Example:
+        >>> from frontswap import Space
+        >>> with Space(ram="16MiB", swap=None) as space:
+        ...     space.stats().arrays
+        0
+    """
+
+    arrays: int = 0
+    managed_bytes: int = 0
+    ram_limit_bytes: int = 0
+    ram_used_bytes: int = 0
+    ram_peak_bytes: int = 0
+    resident_bytes: int = 0
+    stored_pages: int = 0
+    orig_data_size: int = 0
+    mem_used_total: int = 0
+    disk_used_total: int = 0
+    succ_stores: int = 0
+    failed_stores: int = 0
+    kept_pages: int = 0
+    evicted_pages: int = 0
+    faults: int = 0
+    refaults: int = 0
+    zero_faults: int = 0
+    loads: int = 0
+    throttled: int = 0
+    over_limit: int = 0
+    page_errors: int = 0
+    fault_ns_p50: int = 0
+    fault_ns_p99: int = 0
+    fault_ns_total: int = 0
+
+    @classmethod
+    def from_native(cls, raw: Mapping[str, Any]) -> Self:
+        """Pick this reading's counters out of what the native module says.
+
+        Args:
+            raw: Counters by name; others than this reading's are left alone.
+
+        Example:
+            >>> SpaceStats.from_native({"faults": 3}).faults
+            3
+        """
+        return cls(**{name: raw[name] for name in (entry.name for entry in fields(cls)) if name in raw})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `json.dumps` writes as it is.
+
+        Example:
+            >>> SpaceStats(faults=3).to_json()["faults"]
+            3
+        """
+        return {"schema": SPACE_SCHEMA, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.arrays} arrays of {format_size(self.managed_bytes)}",
+            (
+                f"{format_size(self.ram_used_bytes)} of {format_size(self.ram_limit_bytes)} of RAM in use, "
+                f"{format_size(self.resident_bytes)} of it for pages as they are"
+            ),
+            (
+                f"{format_size(self.orig_data_size)} stored in {format_size(self.mem_used_total)} of RAM and "
+                f"{format_size(self.disk_used_total)} of disk"
+            ),
+            (
+                f"{self.faults} faults, {self.refaults} of them on pages that had left: "
+                f"{self.fault_ns_total / 1e9:.3f} s in all, {self.fault_ns_p50 / 1e3:.1f} us each, "
+                f"{self.fault_ns_p99 / 1e3:.1f} us for the slowest hundredth"
+            ),
+        ]
+        if self.page_errors:
+            lines.append(f"{self.page_errors} pages could not be given back")
+        return "\n".join(lines)

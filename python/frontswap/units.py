@@ -87,6 +87,37 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes} B" if unit == "B" else f"{value:.2f} {unit}"
 
 
+def both_readings(size_bytes: int) -> str:
+    """Write a size for people and for programs, as messages about a limit that is crossed have it.
+
+    Args:
+        size_bytes: Bytes, zero or more.
+
+    Example:
+        >>> both_readings(2_000_000_000)
+        '1.86 GiB (2000000000 bytes)'
+    """
+    return f"{format_size(size_bytes)} ({size_bytes} bytes)"
+
+
+def format_duration(duration_ns: int) -> str:
+    """Write a time for people, in the largest unit that leaves something before the point.
+
+    Args:
+        duration_ns: Nanoseconds, zero or more.
+
+    Example:
+        >>> format_duration(3_120_000_000), format_duration(18_000), format_duration(999)
+        ('3.1 s', '18 us', '999 ns')
+    """
+    if duration_ns >= 10**9:
+        return f"{duration_ns / 10**9:.1f} s"
+    for unit, unit_ns in (("ms", 10**6), ("us", 10**3)):
+        if duration_ns >= unit_ns:
+            return f"{duration_ns // unit_ns} {unit}"
+    return f"{duration_ns} ns"
+
+
 def machine_memory(root: Path | None = None) -> int:
     """Return the bytes of RAM that this process may use: the machine's, or its cgroup's limit if smaller.
 

@@ -12,7 +12,27 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ["", "backends", "config", "errors", "frontswap", "options", "plugins", "stats", "units", "_docs", "cli"]
+MODULES = [
+    "",
+    "backends",
+    "config",
+    "errors",
+    "frontswap",
+    "options",
+    "plugins",
+    "stats",
+    "units",
+    "doctor",
+    "machine",
+    "programs.attach",
+    "programs.executable",
+    "programs.launch",
+    "programs.report",
+    "programs.settings",
+    "programs.supervisor",
+    "_docs",
+    "cli",
+]
 PAGES = ["backends.md", "configuration.md", "errors.md"]
 
 

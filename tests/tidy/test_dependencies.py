@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 CRATES = {
     "frontswap": set[str](),
     "frontswap-backends": {"frontswap"},
-    "frontswap-python": {"frontswap", "frontswap-backends"},
+    # The backends are for its tests alone: it knows the chain and nothing below.
+    "frontswap-pager": {"frontswap", "frontswap-backends"},
+    "frontswap-preload": {"frontswap", "frontswap-backends", "frontswap-pager"},
+    "frontswap-python": {"frontswap", "frontswap-backends", "frontswap-pager"},
     # Not part of the product: they look at it from outside.
     "frontswap-fuzz": {"frontswap", "frontswap-backends"},
-    "frontswap-benchmarks": {"frontswap", "frontswap-backends"},
+    "frontswap-benchmarks": {"frontswap", "frontswap-backends", "frontswap-pager"},
     # One file of `frontswap`, built alone.
     "frontswap-loom": set[str](),
 }

@@ -1,6 +1,6 @@
 //! A handle of one backend.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::chain::{area_from, key_from, unless_impossible};
 use crate::errors::{detached, raise};
 use crate::lifetime::Closable;
 use crate::python_backend::PythonBackend;
+use crate::space_swap;
 
 /// Locks for keys of a backend that is used without a chain; a chain has better ones.
 const KEY_LOCKS: usize = 64;
@@ -34,6 +35,35 @@ pub struct Backend {
     place: String,
     is_volatile: bool,
     is_slow: bool,
+    recipe: Recipe,
+}
+
+/// How to make a backend of that kind anew, so that a child of fork has a copy of it.
+#[derive(Clone)]
+enum Recipe {
+    Zpool(ZpoolOptions),
+    Ram(Bytes),
+    File { directory: PathBuf, size: Bytes, direct: bool },
+    FaultInject { inner: Box<Recipe>, faults: Faults },
+    Python,
+}
+
+impl Recipe {
+    fn make(&self) -> Result<Arc<dyn frontswap::Backend>, Error> {
+        Ok(match self {
+            Recipe::Zpool(options) => Arc::new(Zpool::new(ZpoolOptions { inherit: true, ..*options })?),
+            Recipe::Ram(capacity) => Arc::new(Ram::with_inherit(*capacity, true)?),
+            Recipe::File { directory, size, direct } => {
+                Arc::new(space_swap::create(directory, *size, *direct)?)
+            }
+            Recipe::FaultInject { inner, faults } => Arc::new(FaultInject::new(inner.make()?, *faults)),
+            Recipe::Python => {
+                let fields: [(&'static str, &dyn std::fmt::Display); 2] =
+                    [("operation", &"move to a space"), ("reason", &"a backend of Python's own")];
+                return Err(Error::new(Kind::Internal, &fields));
+            }
+        })
+    }
 }
 
 /// What a handle holds while it is open.
@@ -56,23 +86,40 @@ impl Drop for Seat {
 }
 
 impl Backend {
-    fn wrap(backend: Arc<dyn frontswap::Backend>, inner: Option<Arc<Member>>) -> Self {
-        let member = Arc::new(Member::new(backend));
-        let description = member.description().clone();
-        let label = member.name().to_owned();
-        let seat = Seat {
-            member,
-            chain: Mutex::new(Weak::new()),
-            keys: [const { Mutex::new(()) }; KEY_LOCKS],
-            inner,
-        };
+    fn wrap(backend: Arc<dyn frontswap::Backend>, inner: Option<Arc<Member>>, recipe: Recipe) -> Self {
+        let seat = Seat::new(backend, inner);
+        let description = seat.member.description().clone();
+        let label = seat.member.name().to_owned();
         Backend {
             seat: Closable::new(Arc::new(seat), label),
             kind: description.kind,
             place: description.place,
             is_volatile: description.is_volatile,
             is_slow: description.is_slow,
+            recipe,
         }
+    }
+
+    /// Gives what the handle holds up for one of the same kind that a child of fork has a copy of, which
+    /// the handle then holds.
+    ///
+    /// # Errors
+    /// It belongs to a chain, holds pages, or cannot be made anew; then it is closed.
+    pub fn move_to_space(&self) -> Result<Arc<Seat>, Error> {
+        let before = self.seat("move to a space")?;
+        let pages = before.member.backend().usage().stored_pages.0;
+        if before.member.is_seated() || pages > 0 {
+            let fields: [(&'static str, &dyn std::fmt::Display); 2] =
+                [("backend", &before.member.name()), ("pages", &pages)];
+            let kind = if pages > 0 { Kind::BackendNotEmpty } else { Kind::BackendInChain };
+            return Err(Error::new(kind, &fields));
+        }
+        drop(before);
+        // Two files of its size might not fit on the disk at once.
+        drop(self.seat.close()?);
+        let seat = Arc::new(Seat::new(self.recipe.make()?, None));
+        self.seat.reopen(seat.clone());
+        Ok(seat)
     }
 
     /// What the handle holds, for `operation`.
@@ -97,6 +144,15 @@ impl Backend {
 }
 
 impl Seat {
+    fn new(backend: Arc<dyn frontswap::Backend>, inner: Option<Arc<Member>>) -> Self {
+        Seat {
+            member: Arc::new(Member::new(backend)),
+            chain: Mutex::new(Weak::new()),
+            keys: [const { Mutex::new(()) }; KEY_LOCKS],
+            inner,
+        }
+    }
+
     fn with_key<T>(&self, key: Key, work: impl FnOnce(&Member) -> T) -> T {
         let lock = &self.keys[(key.offset.0 % KEY_LOCKS as u64) as usize];
         let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,16 +179,17 @@ impl Backend {
             return Err(option_invalid(py, "level", &level.to_string(), "zstd has levels -7 to 22"));
         }
         let codec = CodecChoice::from_name(codec).map_err(|error| raise(py, &error))?;
-        let options = ZpoolOptions { capacity: Bytes(capacity), codec, level, incompressible };
+        let options =
+            ZpoolOptions { capacity: Bytes(capacity), codec, level, incompressible, inherit: false };
         let pool = detached(py, "create a zpool", || Zpool::new(options))?;
-        Ok(Self::wrap(Arc::new(pool), None))
+        Ok(Self::wrap(Arc::new(pool), None, Recipe::Zpool(options)))
     }
 
     /// Plain RAM.
     #[staticmethod]
     fn ram(py: Python<'_>, capacity: u64) -> PyResult<Self> {
         let ram = detached(py, "create plain ram", || Ram::new(Bytes(capacity)))?;
-        Ok(Self::wrap(Arc::new(ram), None))
+        Ok(Self::wrap(Arc::new(ram), None, Recipe::Ram(Bytes(capacity))))
     }
 
     /// The slow swap.
@@ -142,7 +199,8 @@ impl Backend {
         let file = detached(py, "create a swap file", || {
             SwapFile::create(Path::new(directory), Bytes(size), direct)
         })?;
-        Ok(Self::wrap(Arc::new(file), None))
+        let recipe = Recipe::File { directory: PathBuf::from(directory), size: Bytes(size), direct };
+        Ok(Self::wrap(Arc::new(file), None, recipe))
     }
 
     /// Another backend, with faults. The inner one belongs to it from then on.
@@ -165,13 +223,15 @@ impl Backend {
         }
         let delay = Duration::from_micros(delay_us);
         let faults = Faults { seed, reject, delay, store_error, load_error, corrupt };
-        Ok(Self::wrap(Arc::new(FaultInject::new(member.backend().clone(), faults)), Some(member)))
+        let recipe = Recipe::FaultInject { inner: Box::new(inner.get().recipe.clone()), faults };
+        let outer = FaultInject::new(member.backend().clone(), faults);
+        Ok(Self::wrap(Arc::new(outer), Some(member), recipe))
     }
 
     /// A backend written in Python: an object with the five methods.
     #[staticmethod]
     fn python(implementation: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self::wrap(Arc::new(PythonBackend::new(implementation)?), None))
+        Ok(Self::wrap(Arc::new(PythonBackend::new(implementation)?), None, Recipe::Python))
     }
 
     #[getter]

@@ -30,7 +30,8 @@ impl Chain {
         self.layer.get(operation).map_err(|error| raise(py, &error))
     }
 
-    fn join(seat: &Seat, layer: &Arc<Layer>) {
+    /// Lets a backend know which chain it is in.
+    pub fn join(seat: &Seat, layer: &Arc<Layer>) {
         *seat.chain.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(layer);
     }
 }
@@ -54,6 +55,7 @@ impl Chain {
             writethrough,
             demote_bytes_per_s: demote_bytes_per_s.map(Bytes),
             promote_bytes_per_s: promote_bytes_per_s.map(Bytes),
+            ..ChainOptions::default()
         };
         let layer = detached(py, "create a chain", || {
             let layer = Layer::new(seats.iter().map(|seat| seat.member.clone()).collect(), options)?;

@@ -5,12 +5,18 @@
 //! Python, what happens to pages is decided in the crates below. No panic leaves it.
 
 mod backend;
+mod blocks;
 mod buffers;
 mod chain;
 mod codecs;
 mod errors;
+mod heap;
 mod lifetime;
+mod numpy_memory;
 mod python_backend;
+mod space;
+mod space_swap;
+mod tree;
 
 use frontswap::backend::Reject;
 use frontswap_backends::CodecChoice;
@@ -86,8 +92,13 @@ fn _frontswap(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Answer>()?;
     module.add_class::<backend::Backend>()?;
     module.add_class::<chain::Chain>()?;
+    module.add_class::<tree::Tree>()?;
+    module.add_function(wrap_pyfunction!(tree::swap_file_fd, module)?)?;
+    module.add_class::<space::Space>()?;
+    module.add_class::<space::Block>()?;
     module.add_function(wrap_pyfunction!(errors::error_kinds, module)?)?;
     module.add_function(wrap_pyfunction!(errors::make_error, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::measure_codecs, module)?)?;
+    module.add_function(wrap_pyfunction!(space::span, module)?)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 """The command line: `frontswap`. One file per subcommand; this one finds them and turns errors into words.
 
 Results go to stdout, progress and messages to stderr with the prefix `frontswap:`. Exit codes: 0 done, 1 failed
-and the user can act, 2 wrong usage, 70 our bug, 130 interrupted.
+and the user can act, 2 wrong usage, 70 our bug, 130 interrupted. `run` has the program's own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ COMMANDS = {
     "backends": "List the backends of all installed packages.",
     "check": "Pass real data through a chain and compare every byte.",
     "codecs": "Show what each codec would make of this data, page by page.",
+    "doctor": "Say what this machine allows, and how to get more.",
+    "run": "Run a program within an amount of RAM.",
+    "set": "Change the RAM of a program that `frontswap run` started.",
+    "stats": "Show what a program that `frontswap run` started holds where.",
 }
 """Each subcommand with the first sentence of its help, so that `frontswap --help` need not import them all."""
 
 USAGE_CODES = frozenset(
     {
+        "backend-unfit",
         "backend-unknown",
         "capacity-invalid",
         "chain-limit",
@@ -36,6 +41,7 @@ USAGE_CODES = frozenset(
         "config-invalid",
         "option-invalid",
         "option-unknown",
+        "ram-limit-invalid",
         "size-invalid",
         "volatile-needs-writethrough",
         "writethrough-needs-slow",
@@ -100,10 +106,14 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _run(args: Sequence[str] | None) -> int:
     """Run the command line; return its status."""
     try:
-        _output.open_streams()
+        words = sys.argv[1:] if args is None else args
+        _output.open_streams(is_stdout_needed=list(words[:1]) != ["run"])
         status = cli.main(args, prog_name="frontswap", standalone_mode=False)
         with _output.to_stdout():
             sys.stdout.flush()
+    except _output.NotStartedError as error:
+        _report(error.reason)
+        return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours must not look like the user's fault
         return _report(error)
     return status if isinstance(status, int) else 0

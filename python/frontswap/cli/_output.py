@@ -41,6 +41,20 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+class NotStartedError(Exception):
+    """The program of `frontswap run` could not be started.
+
+    Args:
+        reason: Why.
+        exit_code: What we end with.
+    """
+
+    def __init__(self, reason: Exception, exit_code: int) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.exit_code = exit_code
+
+
 class Progress:
     """What a long command says on stderr while it works.
 
@@ -84,6 +98,12 @@ def print_note(text: str) -> None:
     click.echo(f"frontswap: {text}", err=True)
 
 
+def print_warning(text: str) -> None:
+    """Print a message about something that is not as it should be, and goes on."""
+    label = click.style("warning:", fg="yellow", bold=True) if _is_coloured() else "warning:"
+    click.echo(f"frontswap: {label} {text}", err=True)
+
+
 def print_error(message: str, hint: str, notes: Iterable[str] = ()) -> None:
     """Print an error: what failed, then one thing to do about it."""
     label = click.style("error:", fg="red", bold=True) if _is_coloured() else "error:"
@@ -105,16 +125,21 @@ def print_bug(error: Exception) -> None:
     )
 
 
-def open_streams() -> None:
+def open_streams(*, is_stdout_needed: bool) -> None:
     """See to it that there are both streams: whoever starts us may have closed them.
 
+    Args:
+        is_stdout_needed: There is a result to print.
+
     Raises:
-        CommandError: There is no stdout.
+        CommandError: There is no stdout, and it is needed.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        if not is_stdout_needed:
+            return
         message = "cannot write the result: stdout is closed"
         raise CommandError(message, "send it somewhere, also to `/dev/null`")
 
