@@ -8,6 +8,10 @@ import sys
 import sysconfig
 from array import array
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
 
 PAGE_SIZE = 4096
 
@@ -27,20 +31,20 @@ with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
 """
 
 
-def make(folder: Path, pages: int) -> dict[str, Path]:
-    """Write one file a kind into `folder`, of `pages` pages each, and return them by name."""
+def make(folder: Path, pages: int, kinds: Collection[str] | None = None) -> dict[str, Path]:
+    """Write one file a kind into `folder`, of `pages` pages each, and return them by name; all kinds, or these."""
     rng = random.Random(2010)
     words = pages * PAGE_SIZE // 8
-    files = {
-        "python heap": _heap(),
-        "text": _text(),
-        "int64 counters": _counters(rng, words),
-        "float64, two decimals": array("d", (round(rng.uniform(0, 1000), 2) for _ in range(words))).tobytes(),
-        "random bytes": rng.randbytes(pages * PAGE_SIZE),
+    makers: dict[str, Callable[[], bytes]] = {
+        "python heap": _heap,
+        "text": _text,
+        "int64 counters": lambda: _counters(rng, words),
+        "float64, two decimals": lambda: array("d", (round(rng.uniform(0, 1000), 2) for _ in range(words))).tobytes(),
+        "random bytes": lambda: rng.randbytes(pages * PAGE_SIZE),
     }
     paths = {}
-    for name, data in files.items():
-        whole = _without_same_filled(data)
+    for name in makers if kinds is None else kinds:
+        whole = _without_same_filled(makers[name]())
         repeated = whole * (pages * PAGE_SIZE // len(whole) + 1)
         paths[name] = folder / f"{name.split()[0].strip(',')}.pages"
         paths[name].write_bytes(repeated[: pages * PAGE_SIZE])

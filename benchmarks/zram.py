@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +49,39 @@ def hold(data: bytes, algorithm: str = "lz4") -> Held:
         finally:
             os.close(descriptor)
             buffer.close()
-        fields = [int(field) for field in (sysfs / "mm_stat").read_text().split()]
-        return Held(*fields[:3])
+        return _held(sysfs)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A zram device that this machine swaps to."""
+
+    device: str
+    sysfs: Path
+
+    def held(self) -> Held:
+        """What it holds now."""
+        return _held(self.sysfs)
+
+
+@contextlib.contextmanager
+def swap(size: int, algorithm: str = "lz4") -> Iterator[Swap]:
+    """Let this machine swap to a zram device of our own. Whoever has pages there must be gone at the end.
+
+    The device comes before all others, so that what is measured is what was meant.
+    """
+    with _device(algorithm, size) as (device, sysfs):
+        subprocess.run(["mkswap", device], check=True, capture_output=True)
+        subprocess.run(["swapon", "--priority", "32767", device], check=True)
+        try:
+            yield Swap(device, sysfs)
+        finally:
+            subprocess.run(["swapoff", device], check=True)
+
+
+def _held(sysfs: Path) -> Held:
+    fields = [int(field) for field in (sysfs / "mm_stat").read_text().split()]
+    return Held(*fields[:3])
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ fn read_pages(file: &str) -> Vec<Page> {
 
 fn zpool(capacity: Bytes) -> Zpool {
     let codec = CodecChoice::Auto;
-    let options = ZpoolOptions { capacity, codec, level: 1, incompressible: Incompressible::Keep };
+    let options =
+        ZpoolOptions { capacity, codec, level: 1, incompressible: Incompressible::Keep, inherit: false };
     Zpool::new(options).expect("the machine has room for a pool")
 }
 
