@@ -268,8 +268,8 @@ class Space:
         """
         size = parse_size(nbytes)
         # A buffer to mypy from Python 3.12 on.
-        block: Any = self._native.block(size, "a buffer", zeroed=True
-        return memoryview(block))
+        block: Any = self._native.block(size, "a buffer", zeroed=True)
+        return memoryview(block)
 
     @contextlib.contextmanager
     def numpy(self) -> Iterator[None]:
