@@ -91,7 +91,6 @@ PROGRAMS = (
         ("sqlite3", ":memory:"),
         needs=("sqlite3",),
         stdin=JOBS / "memory.sql",
-        is_quick=True,
     ),
     Program(
         "postgresql", "sort, join and group within a large `work_mem`", _python("postgres_query.py"), ("postgresql",)

@@ -106,6 +106,8 @@ impl Heap {
             return Err(Error::new(Kind::NoMemory, &fields));
         };
         let _running = self.begin("create an array")?;
+        // Most blocks are carved out of what is mapped already; so it is asked for each of them.
+        self.pager.admit(bytes)?;
         let at = match self.with(|state| state.blocks.take(bytes, &label)) {
             Room::Clean(at) => at,
             Room::Warm(at) => {
