@@ -23,6 +23,8 @@ const SCAN_PAUSE_US_MIN: u64 = 2000;
 
 /// A thread's stack reaches this far below its record at most, when the mapping does not end before.
 const STACK_BYTES_MAX: usize = 8 << 20;
+/// A program with a larger limit for stacks is not left with nothing to manage.
+const STACK_BYTES_LIMIT: usize = 64 << 20;
 /// The record of a thread, and what lies behind it.
 const THREAD_RECORD_BYTES: usize = 16 << 10;
 /// Thread-local storage of the first thread lies below its record.
@@ -91,7 +93,15 @@ impl Pager {
         }
         self.growth.base_bytes.store(base_bytes, Ordering::Relaxed);
         let mut mappings: Vec<Mapping> = Vec::with_capacity(256);
+        let mut guarded: Vec<Range<usize>> = Vec::new();
+        let mut guard_end = 0;
+        let stack_bytes = stack_bytes();
         let _ = pagemap::each_mapping(|mapping| {
+            if mapping.is_guard {
+                guard_end = mapping.end;
+            } else if mapping.is_movable && mapping.start == guard_end {
+                guarded.push(mapping.start..mapping.end.min(mapping.start + stack_bytes));
+            }
             if mapping.is_movable && mapping.end - mapping.start >= PIECE_BYTES_MIN {
                 mappings.push(mapping);
             }
@@ -99,6 +109,7 @@ impl Pager {
         let mut apart: Vec<Range<usize>> = apart().collect();
         apart.push(self.staging.mapping_range());
         add_stacks(&mappings, &mut apart);
+        apart.append(&mut guarded);
         let heads = mappings.iter().filter(|mapping| mapping.start % ARENA_ALIGN_BYTES == 0);
         apart.extend(heads.map(|mapping| mapping.start..mapping.start + ARENA_HEAD_BYTES));
         apart.sort_unstable_by_key(|range| range.start);
@@ -165,6 +176,13 @@ impl Pager {
         pieces.retain(|piece| piece.len() >= PIECE_BYTES_MIN);
         pieces
     }
+}
+
+/// What a thread's stack has unless the program says otherwise. The C library keeps stacks of threads that
+/// have ended, and a fork's child looks at the records in them: what lies above a guard page is taken for one.
+fn stack_bytes() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
+    limit.map_or(STACK_BYTES_MAX, |bytes| bytes as usize).clamp(STACK_BYTES_MAX, STACK_BYTES_LIMIT)
 }
 
 /// Finds the stacks of the program's threads: the list of robust mutexes, of which the kernel knows the

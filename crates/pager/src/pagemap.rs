@@ -151,6 +151,8 @@ pub struct Mapping {
     pub end: usize,
     /// It is private and anonymous, and can be written.
     pub is_movable: bool,
+    /// It is one page that nobody may touch, as below a thread's stack.
+    pub is_guard: bool,
     /// It is what `brk` has made.
     pub is_heap: bool,
     /// It is a stack, or something of the kernel's: `[stack]`, `[vvar]`, ...
@@ -307,9 +309,11 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     let inode = words.nth(2)?;
     let path = words.next().unwrap_or_default();
     let is_anonymous = inode == "0" && (path.is_empty() || path == "[heap]" || path.starts_with("[anon:"));
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
     Some(Mapping {
-        start: usize::from_str_radix(start, 16).ok()?,
-        end: usize::from_str_radix(end, 16).ok()?,
+        start,
+        end,
+        is_guard: is_anonymous && permissions == "---p" && end - start == PAGE_SIZE,
         is_movable: is_anonymous && permissions.starts_with("rw") && permissions.ends_with('p'),
         is_heap: path == "[heap]",
         is_special: path.starts_with('[') && !is_anonymous,
@@ -325,7 +329,14 @@ mod tests {
         let heap = parse(b"55d0-55f0 rw-p 00000000 00:00 0                          [heap]").unwrap();
         assert_eq!(
             heap,
-            Mapping { start: 0x55d0, end: 0x55f0, is_movable: true, is_heap: true, is_special: false }
+            Mapping {
+                start: 0x55d0,
+                end: 0x55f0,
+                is_movable: true,
+                is_guard: false,
+                is_heap: true,
+                is_special: false
+            }
         );
         assert!(parse(b"7f00-7f10 rw-p 00000000 00:00 0 ").unwrap().is_movable);
         assert!(
