@@ -23,19 +23,19 @@ from test_programs import OVERHEAD_PER_PROCESS, under_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORDS = 5_000_000
-"""Some 500 MiB of index."""
+WORDS = 6_000_000
+"""Some 400 MiB of words."""
 
 LIMIT_S = 300
 
 BAR = 24
 
 
-def indexing() -> Program:
-    """Index the text that this machine has: Python's library, what is installed for it, and C headers."""
+def counting() -> Program:
+    """Count the words of the text that this machine has: Python's library, what is installed for it, and C headers."""
     paths = sysconfig.get_paths()
     folders = (paths["stdlib"], paths["purelib"], "/usr/include", "/usr/share")
-    return Program("index", "", (sys.executable, str(JOBS / "index_text.py"), str(WORDS), *folders))
+    return Program("words", "", (sys.executable, str(JOBS / "count_words.py"), str(WORDS), *folders))
 
 
 def telling(progress: Progress, words: str, stderr: Path, budget: MemoryBudget | None) -> Callable[[float], None]:
@@ -53,7 +53,7 @@ def telling(progress: Progress, words: str, stderr: Path, budget: MemoryBudget |
 
 def show(folder: Path, progress: Progress) -> bool:
     """Run the three steps; return whether all went as it should."""
-    program = indexing()
+    program = counting()
 
     def run(name: str, words: str, before: list[str], budget: MemoryBudget | None = None) -> measure.Outcome:
         tell = telling(progress, words, folder / name / "stderr", budget)

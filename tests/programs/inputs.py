@@ -40,11 +40,11 @@ def _phrases(chance: random.Random, count: int) -> list[str]:
 
 
 def _lines(path: Path) -> None:
-    """Write 200 MB as of logs that were put together: in order but for some minutes."""
+    """Write 300 MB as of logs that were put together: in order but for some minutes."""
     chance = random.Random(path.name)
     phrases = _phrases(chance, 20_000)
     with path.open("w", encoding="ascii") as file:
-        for number in range(1_500_000):
+        for number in range(2_300_000):
             moment = number * 7 + chance.randrange(20_000)
             file.write(f"{moment:012} {chance.choice(phrases)} {chance.choice(phrases)} {chance.choice(phrases)}\n")
 

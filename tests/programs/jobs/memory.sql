@@ -13,4 +13,4 @@ DELETE FROM item WHERE id % 103 = 3;
 SELECT a.id, b.id FROM item a JOIN item b ON a.client = b.client AND a.amount < b.amount
   WHERE a.id % 4001 = 0 ORDER BY a.note, b.note LIMIT 5;
 SELECT count(DISTINCT substr(note, 1, 9)), sum(length(note)) FROM item;
-PRAGMA integrity_check;
+PRAGMA quick_check;
