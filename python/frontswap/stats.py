@@ -182,7 +182,6 @@ class SpaceStats:
         managed_bytes: Their bytes, whole pages.
         ram_limit_bytes: Most RAM that the space takes.
         ram_used_bytes: RAM that it takes now: pages in use, compressed pages, tables.
-        ram_peak_bytes: The most that it took.
         resident_bytes: Of the RAM, pages in use.
         stored_pages: Pages that are held in the chain now, those whose copy is kept while they are in use included.
         orig_data_size: Bytes of those pages, as their owner sees them.
@@ -214,7 +213,6 @@ class SpaceStats:
     managed_bytes: int = 0
     ram_limit_bytes: int = 0
     ram_used_bytes: int = 0
-    ram_peak_bytes: int = 0
     resident_bytes: int = 0
     stored_pages: int = 0
     orig_data_size: int = 0
